@@ -1,0 +1,14 @@
+//! Postrider delivers newsletters and can say what happened to every single copy.
+//!
+//! Two ways lead through this house:
+//!
+//! * **A copy's way out**: [`issue`] (file → model → rendered body with merge fields) → `delivery`
+//!   (plan → claim → handoff → compose → SMTP → outcome, in groups) → `event`.
+//! * **A report's way in**: intake (SMTP, standard input, our own SMTP reply) → [`bounce`] (bytes →
+//!   typed report → class → what it does to delivery, subscriber and suppression) → `event`.
+//!
+//! Faces (`web`, `cli`) call the domain and never write SQL. Leaves (`timestamp`, `id`, `token`,
+//! `provider`) know nothing of the program. `ARCHITECTURE.md` has the map on one page.
+
+pub mod id;
+pub mod timestamp;
