@@ -11,4 +11,5 @@
 //! `provider`) know nothing of the program. `ARCHITECTURE.md` has the map on one page.
 
 pub mod id;
+pub mod merge;
 pub mod timestamp;
