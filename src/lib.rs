@@ -10,7 +10,10 @@
 //! Faces (`web`, `cli`) call the domain and never write SQL. Leaves (`timestamp`, `id`, `token`,
 //! `provider`) know nothing of the program. `ARCHITECTURE.md` has the map on one page.
 
+pub mod audit;
+pub mod config;
 pub mod db;
+pub mod event;
 pub mod id;
 pub mod merge;
 pub mod timestamp;

@@ -1,0 +1,414 @@
+//! The configuration file: its shape, its defaults and the errors that name file, line and key.
+//!
+//! `config.example.toml` is this room in prose: it lists every key with its default, it is embedded
+//! (`postrider init` writes it), and a test holds the two together. Values that only make sense
+//! together are checked here, so that the rest of the program takes a [`Config`] as it is.
+
+mod load;
+mod value;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use load::{ConfigError, EXAMPLE};
+pub use value::Secret;
+use value::duration;
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// Everything a daemon can be told.
+    Config {
+        /// The folder of the database, the key file and the journal.
+        data_folder: PathBuf = PathBuf::from("postrider-data"),
+        /// Where readers reach the public pages; the start of every link in a mail.
+        public_url: Url = fixed_url("http://127.0.0.1:8080/"),
+        /// A folder whose templates replace the built-in ones, file by file.
+        template_folder: Option<PathBuf> = None,
+        /// The public pages.
+        public: Public = Public::default(),
+        /// The pages for operators.
+        admin: Admin = Admin::default(),
+        /// What mail says about where it comes from.
+        mail: Mail = Mail::default(),
+        /// The servers mail is handed to; with none, the built-in mailbox.
+        relay: Vec<Relay> = Vec::new(),
+        /// The built-in mailbox.
+        mailbox: Mailbox = Mailbox::default(),
+        /// How fast mail goes out.
+        limits: Limits = Limits::default(),
+        /// How a send proceeds.
+        sending: Sending = Sending::default(),
+        /// When a send stops itself.
+        gates: Gates = Gates::default(),
+        /// How long each SMTP command may take.
+        smtp: Smtp = Smtp::default(),
+        /// Signing keys.
+        dkim: Vec<Dkim> = Vec::new(),
+        /// Where returned mail comes in.
+        bounces: Bounces = Bounces::default(),
+        /// Sign-up: caps and times.
+        signup: Signup = Signup::default(),
+        /// What is said about issues before they are sent.
+        lint: Lint = Lint::default(),
+        /// Process logs.
+        log: Log = Log::default(),
+    }
+}
+
+section! {
+    /// The public pages: sign-up, confirmation, preferences, archive, feeds.
+    Public {
+        /// Where they are served.
+        listen: SocketAddr = loopback(8080),
+        /// Proxies whose `X-Forwarded-For` is believed.
+        trusted_proxies: Vec<IpAddr> = Vec::new(),
+    }
+}
+
+section! {
+    /// The pages for operators, `/metrics`, `/healthz` and `/readyz`.
+    Admin {
+        /// Where they are served.
+        listen: SocketAddr = loopback(8081),
+        /// How long a login lasts.
+        #[serde(with = "duration")]
+        session_lifetime: Duration = Duration::from_hours(12),
+    }
+}
+
+section! {
+    /// What mail says about where it comes from.
+    Mail {
+        /// The domain of envelope senders: reports come back to it.
+        bounce_domain: String = "bounce.localhost".to_owned(),
+        /// The right-hand side of Message-IDs.
+        message_id_domain: String = "localhost".to_owned(),
+        /// The name this machine says in EHLO.
+        helo_name: String = "localhost".to_owned(),
+        /// Whether to ask relays for delivery reports (RFC 3461) where they offer it.
+        request_reports: bool = true,
+    }
+}
+
+/// How a connection to a relay is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayTls {
+    /// Not at all: for a relay on this machine.
+    None,
+    /// STARTTLS, required.
+    Starttls,
+    /// TLS from the first byte.
+    Implicit,
+}
+
+/// How the daemon logs in at a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayAuth {
+    /// The best mechanism the relay offers.
+    Auto,
+    /// AUTH PLAIN.
+    Plain,
+    /// AUTH LOGIN.
+    Login,
+}
+
+/// A server that mail is handed to.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// What operators call it.
+    pub name: String,
+    /// Its host name or address.
+    pub host: String,
+    /// Its port.
+    #[serde(default = "submission_port")]
+    pub port: u16,
+    /// How the connection is protected.
+    #[serde(default = "starttls")]
+    pub tls: RelayTls,
+    /// A PEM file of certificates to trust besides the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// How to log in.
+    #[serde(default = "auto")]
+    pub auth: RelayAuth,
+    /// The login name; with none, no login.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The password: text, `{ env = "NAME" }` or `{ file = "PATH" }`.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// How many connections are open at once.
+    #[serde(default = "eight")]
+    pub connections: u32,
+    /// Copies a second over all its connections; with none, no limit of its own.
+    #[serde(default)]
+    pub per_second: Option<f64>,
+    /// How many copies may go at once after a quiet second.
+    #[serde(default)]
+    pub burst: Option<u32>,
+    /// After how many copies a connection is closed and made anew.
+    #[serde(default = "thousand")]
+    pub messages_per_connection: u32,
+}
+
+fn submission_port() -> u16 {
+    587
+}
+fn starttls() -> RelayTls {
+    RelayTls::Starttls
+}
+fn auto() -> RelayAuth {
+    RelayAuth::Auto
+}
+fn eight() -> u32 {
+    8
+}
+fn thousand() -> u32 {
+    1000
+}
+
+section! {
+    /// The built-in mailbox, which takes all mail when no relay is configured.
+    Mailbox {
+        /// Where it takes mail.
+        smtp_listen: SocketAddr = loopback(8025),
+        /// Where its inbox is served.
+        http_listen: SocketAddr = loopback(8026),
+        /// How many mails it keeps; older ones go.
+        messages_max: usize = 2000,
+    }
+}
+
+section! {
+    /// How fast mail goes out. A bucket holds one second's worth unless `burst` says otherwise.
+    Limits {
+        /// Copies a second over everything; with none, as fast as the relays take them.
+        per_second: Option<f64> = None,
+        /// How many copies may go at once after a quiet second.
+        burst: Option<u32> = None,
+        /// Limits of single providers.
+        provider: Vec<ProviderLimit> = Vec::new(),
+    }
+}
+
+/// How fast mail goes to one provider.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderLimit {
+    /// The provider's name in the provider table.
+    pub name: String,
+    /// Copies a second.
+    pub per_second: f64,
+    /// How many copies may go at once after a quiet second.
+    #[serde(default)]
+    pub burst: Option<u32>,
+}
+
+section! {
+    /// How a send proceeds.
+    Sending {
+        /// How long a send can be undone before its first copy leaves.
+        #[serde(with = "duration")]
+        undo_window: Duration = Duration::from_mins(10),
+        /// The share of the audience, in percent, that has the issue after each stage; the rest
+        /// follows last. The seed list always comes first.
+        stages_percent: Vec<f64> = vec![1.0, 10.0],
+        /// The least number of readers in the first of these stages.
+        stage_size_min: u32 = 50,
+        /// How long a stage is watched after its last copy.
+        #[serde(with = "duration")]
+        soak: Duration = Duration::from_mins(5),
+        /// How long copies of an issue are tried.
+        #[serde(with = "duration")]
+        time_to_live: Duration = Duration::from_hours(36),
+        /// Waits between tries; the last one repeats.
+        #[serde(with = "duration::list")]
+        retry_delays: Vec<Duration> = [5, 15, 30, 60, 120, 240, 480].map(Duration::from_mins).to_vec(),
+        /// How long a node may hold a batch without a sign of life.
+        #[serde(with = "duration")]
+        lease: Duration = Duration::from_mins(5),
+        /// How long a stop waits for copies under way.
+        #[serde(with = "duration")]
+        drain: Duration = Duration::from_secs(30),
+        /// Warn when the same audience had mail within this time.
+        #[serde(with = "duration")]
+        quiet_period: Duration = Duration::from_hours(24),
+    }
+}
+
+section! {
+    /// When a send stops itself. Percent of decided copies, each on a minimum sample and with a
+    /// lower confidence bound.
+    Gates {
+        /// Refused for the recipient's fault.
+        recipient_percent: f64 = 5.0,
+        /// Refused for reputation, policy or content.
+        policy_percent: f64 = 1.0,
+        /// As many such refusals in a stage before the last one halt whatever the share.
+        policy_hits: u32 = 3,
+        /// Copies whose fate is not known.
+        uncertain_percent: f64 = 1.0,
+        /// Complaints.
+        complaint_percent: f64 = 0.3,
+        /// No share is judged on fewer decided copies than this.
+        sample_min: u32 = 20,
+    }
+}
+
+section! {
+    /// How long each SMTP command may take (RFC 5321, section 4.5.3.2).
+    Smtp {
+        /// Opening the connection.
+        #[serde(with = "duration")]
+        connect: Duration = Duration::from_secs(30),
+        /// Greeting, EHLO, TLS handshake and login, each.
+        #[serde(with = "duration")]
+        greeting: Duration = Duration::from_mins(1),
+        /// MAIL and RCPT, each.
+        #[serde(with = "duration")]
+        envelope: Duration = Duration::from_mins(5),
+        /// DATA.
+        #[serde(with = "duration")]
+        data: Duration = Duration::from_mins(2),
+        /// The reply to the final dot.
+        #[serde(with = "duration")]
+        dot: Duration = Duration::from_mins(10),
+        /// How long a connection stays open with nothing to do.
+        #[serde(with = "duration")]
+        idle: Duration = Duration::from_secs(10),
+    }
+}
+
+/// A signing key.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dkim {
+    /// The signing domain: that of the From address.
+    pub domain: String,
+    /// The selector under which its public key is published.
+    pub selector: String,
+    /// The private key, a PEM file (RSA of 2048 bits or more, or Ed25519).
+    pub key_file: PathBuf,
+}
+
+section! {
+    /// Where returned mail comes in over SMTP.
+    Bounces {
+        /// The listener for the bounce domain; with none, only `postrider bounce ingest` takes it.
+        listen: Option<SocketAddr> = Some(loopback(8024)),
+        /// Suppressions are held for an operator when over this share of a provider's copies of
+        /// one issue (and at least 20) fail for good.
+        brake_percent: f64 = 5.0,
+    }
+}
+
+section! {
+    /// Sign-up: caps against list bombing, and times.
+    Signup {
+        /// Confirmation mails to one address for one newsletter in a day.
+        per_address_and_newsletter: u32 = 1,
+        /// Confirmation mails to one address in a day.
+        per_address: u32 = 3,
+        /// Sign-ups from one IPv4 address or IPv6 /64 network in a day.
+        per_network: u32 = 20,
+        /// Sign-ups for addresses at one domain, outside the known providers, in a day.
+        per_domain: u32 = 200,
+        /// Sign-ups in a day.
+        total: u32 = 20_000,
+        /// How soon after it was shown a form may come back; faster is a machine.
+        #[serde(with = "duration")]
+        form_age_min: Duration = Duration::from_secs(2),
+        /// How long after it was shown a form may come back.
+        #[serde(with = "duration")]
+        form_age_max: Duration = Duration::from_hours(24),
+        /// How long a confirmation link works.
+        #[serde(with = "duration")]
+        confirmation_lifetime: Duration = Duration::from_hours(7 * 24),
+        /// When a subscriber who has not confirmed is reminded, once; zero for never.
+        #[serde(with = "duration")]
+        reminder_after: Duration = Duration::from_hours(24),
+        /// When a subscriber who never confirmed is deleted.
+        #[serde(with = "duration")]
+        forget_after: Duration = Duration::from_hours(30 * 24),
+    }
+}
+
+section! {
+    /// What is said about issues before they are sent.
+    Lint {
+        /// Organisations whose items need a disclosure: the editor's employer, for one.
+        disclose: Vec<String> = Vec::new(),
+    }
+}
+
+/// How process logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+section! {
+    /// Process logs, on standard error.
+    Log {
+        /// Lines for people, or JSON.
+        format: LogFormat = LogFormat::Text,
+        /// What is logged, in the manner of `RUST_LOG`.
+        filter: String = "info".to_owned(),
+    }
+}
+
+fn fixed_url(text: &str) -> Url {
+    Url::parse(text).expect("a URL written in this file is valid")
+}
+
+impl Config {
+    /// The data file.
+    pub fn database_file(&self) -> PathBuf {
+        self.data_folder.join("postrider.db")
+    }
+
+    /// The secret keys behind tokens and links.
+    pub fn key_file(&self) -> PathBuf {
+        self.data_folder.join("postrider.key")
+    }
+
+    /// The journal around final dots.
+    pub fn journal_file(&self) -> PathBuf {
+        self.data_folder.join("postrider.journal")
+    }
+}

@@ -1,0 +1,268 @@
+//! The delivery log: one event per fact, one schema for the table, the live page, the command line
+//! and JSON. Owns the table `event`. Writing happens inside the transaction that made the fact true,
+//! so the log can neither miss it nor claim it.
+
+use serde::Serialize;
+
+use crate::{
+    db::{self, Db, Tx, record::record, state::EventKind},
+    id::{IssueId, NodeId, ServiceMailId, SubscriberId},
+    timestamp::Timestamp,
+};
+
+record! {
+    /// One line of the log. What does not apply is empty.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct Event {
+        /// When it happened.
+        pub at: Timestamp,
+        /// What happened.
+        pub kind: EventKind,
+        /// The issue it is about.
+        pub issue_id: Option<IssueId>,
+        /// The reader it is about.
+        pub subscriber_id: Option<SubscriberId>,
+        /// The service mail it is about.
+        pub service_id: Option<ServiceMailId>,
+        /// Which try of the copy.
+        pub attempt: Option<i64>,
+        /// The daemon that did it.
+        pub node_id: Option<NodeId>,
+        /// The relay it was tried at.
+        pub relay: Option<String>,
+        /// The provider of the address.
+        pub provider: Option<i64>,
+        /// The connection, numbered within the daemon's life.
+        pub session: Option<i64>,
+        /// The SMTP phase that decided.
+        pub phase: Option<String>,
+        /// The reply's code.
+        pub code: Option<i64>,
+        /// The reply's enhanced code (RFC 3463).
+        pub enhanced: Option<String>,
+        /// The reply's text, or why.
+        pub text: Option<String>,
+        /// Whose fault, and whether for good.
+        pub class: Option<String>,
+        /// The rule that decided the class.
+        pub rule: Option<String>,
+        /// From the first byte of the envelope to the deciding reply, in microseconds.
+        pub duration_us: Option<i64>,
+        /// The message's size on the wire.
+        pub bytes: Option<i64>,
+    }
+}
+
+impl Event {
+    /// An event that names nothing but its kind and time yet.
+    pub fn new(kind: EventKind, at: Timestamp) -> Self {
+        Self {
+            at,
+            kind,
+            issue_id: None,
+            subscriber_id: None,
+            service_id: None,
+            attempt: None,
+            node_id: None,
+            relay: None,
+            provider: None,
+            session: None,
+            phase: None,
+            code: None,
+            enhanced: None,
+            text: None,
+            class: None,
+            rule: None,
+            duration_us: None,
+            bytes: None,
+        }
+    }
+
+    /// The same event about a reader.
+    #[must_use]
+    pub fn about(mut self, issue: Option<IssueId>, subscriber: Option<SubscriberId>) -> Self {
+        self.issue_id = issue;
+        self.subscriber_id = subscriber;
+        self
+    }
+
+    /// The same event with a reason.
+    #[must_use]
+    pub fn because(mut self, text: impl Into<String>) -> Self {
+        self.text = Some(text.into());
+        self
+    }
+}
+
+const INSERT: &str = "INSERT INTO event (at, kind, issue_id, subscriber_id, service_id, attempt, \
+                      node_id, relay, provider, session, phase, code, enhanced, text, class, rule, \
+                      duration_us, bytes) VALUES";
+const COLUMNS: usize = 18;
+/// How many events one statement inserts: enough that the cost of a statement vanishes.
+const ROWS: usize = 64;
+
+/// `INSERT … VALUES (…), (…), …` for `rows` rows.
+fn insert_sql(rows: usize) -> String {
+    use std::fmt::Write as _;
+    let mut sql = INSERT.to_owned();
+    for row in 0..rows {
+        for column in 0..COLUMNS {
+            let before = match (row, column) {
+                (_, 1..) => ", ",
+                (0, _) => " (",
+                _ => "), (",
+            };
+            let _ = write!(sql, "{before}${}", row * COLUMNS + column + 1);
+        }
+    }
+    sql.push(')');
+    sql
+}
+
+/// Writes `events` as part of `tx`.
+pub async fn record(tx: &mut Tx, events: &[Event]) -> db::Result<()> {
+    use std::sync::LazyLock;
+    static MANY: LazyLock<String> = LazyLock::new(|| insert_sql(ROWS));
+    static ONE: LazyLock<String> = LazyLock::new(|| insert_sql(1));
+    let (chunks, rest) = events.as_chunks::<ROWS>();
+    let batches = chunks.iter().map(|chunk| (MANY.as_str(), &chunk[..]));
+    let singles = rest.iter().map(|event| (ONE.as_str(), std::slice::from_ref(event)));
+    for (sql, rows) in batches.chain(singles) {
+        let mut query = tx.query(sql);
+        for event in rows {
+            query = query
+                .bind(event.at)
+                .bind(event.kind)
+                .bind(event.issue_id)
+                .bind(event.subscriber_id)
+                .bind(event.service_id)
+                .bind(event.attempt)
+                .bind(event.node_id)
+                .bind(event.relay.clone())
+                .bind(event.provider)
+                .bind(event.session)
+                .bind(event.phase.clone())
+                .bind(event.code)
+                .bind(event.enhanced.clone())
+                .bind(event.text.clone())
+                .bind(event.class.clone())
+                .bind(event.rule.clone())
+                .bind(event.duration_us)
+                .bind(event.bytes);
+        }
+        query.execute().await?;
+    }
+    Ok(())
+}
+
+/// Which lines of the log are wanted; what is empty does not narrow.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Of one issue.
+    pub issue: Option<IssueId>,
+    /// Of one reader.
+    pub subscriber: Option<SubscriberId>,
+    /// Of one provider.
+    pub provider: Option<i64>,
+    /// Of one kind.
+    pub kind: Option<EventKind>,
+    /// Whose class starts like this (`recipient`, `policy`, …).
+    pub class: Option<String>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Not after.
+    pub until: Option<Timestamp>,
+}
+
+record! {
+    /// A line of the log as people see it.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct Line {
+        /// Grows with every event: where to go on reading.
+        pub id: i64,
+        /// When it happened.
+        pub at: Timestamp,
+        /// What happened.
+        pub kind: EventKind,
+        /// The issue's newsletter.
+        pub newsletter: Option<String>,
+        /// The issue's number.
+        pub issue: Option<i64>,
+        /// The reader's address.
+        pub address: Option<String>,
+        /// Which try of the copy.
+        pub attempt: Option<i64>,
+        /// The relay it was tried at.
+        pub relay: Option<String>,
+        /// The provider of the address.
+        pub provider: Option<i64>,
+        /// The connection, numbered within the daemon's life.
+        pub session: Option<i64>,
+        /// The SMTP phase that decided.
+        pub phase: Option<String>,
+        /// The reply's code.
+        pub code: Option<i64>,
+        /// The reply's enhanced code.
+        pub enhanced: Option<String>,
+        /// The reply's text, or why.
+        pub text: Option<String>,
+        /// Whose fault, and whether for good.
+        pub class: Option<String>,
+        /// The rule that decided the class.
+        pub rule: Option<String>,
+        /// From the first byte of the envelope to the deciding reply, in microseconds.
+        pub duration_us: Option<i64>,
+        /// The message's size on the wire.
+        pub bytes: Option<i64>,
+    }
+}
+
+macro_rules! select_lines {
+    ($rest:literal) => {
+        concat!(
+            "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, s.address, \
+             e.attempt, e.relay, e.provider, e.session, e.phase, e.code, e.enhanced, e.text, \
+             e.class, e.rule, e.duration_us, e.bytes FROM event e \
+             LEFT JOIN issue i ON i.id = e.issue_id \
+             LEFT JOIN newsletter n ON n.id = i.newsletter_id \
+             LEFT JOIN subscriber s ON s.id = e.subscriber_id \
+             WHERE ($2 IS NULL OR e.issue_id = $2) AND ($3 IS NULL OR e.subscriber_id = $3) \
+             AND ($4 IS NULL OR e.provider = $4) AND ($5 IS NULL OR e.kind = $5) \
+             AND ($6 IS NULL OR substr(e.class, 1, length($6)) = $6) \
+             AND ($7 IS NULL OR e.at >= $7) AND ($8 IS NULL OR e.at <= $8) ",
+            $rest
+        )
+    };
+}
+
+/// Up to `limit` lines after line `after`, oldest first: for following.
+pub async fn after(db: &Db, after: i64, filter: &Filter, limit: u32) -> db::Result<Vec<Line>> {
+    lines(db, select_lines!("AND e.id > $1 ORDER BY e.id LIMIT $9"), after, filter, limit).await
+}
+
+/// Up to `limit` lines before line `before`, newest first: for pages.
+pub async fn before(db: &Db, before: i64, filter: &Filter, limit: u32) -> db::Result<Vec<Line>> {
+    lines(db, select_lines!("AND e.id < $1 ORDER BY e.id DESC LIMIT $9"), before, filter, limit)
+        .await
+}
+
+async fn lines(
+    db: &Db,
+    sql: &'static str,
+    from: i64,
+    filter: &Filter,
+    limit: u32,
+) -> db::Result<Vec<Line>> {
+    db.query(sql)
+        .bind(from)
+        .bind(filter.issue)
+        .bind(filter.subscriber)
+        .bind(filter.provider)
+        .bind(filter.kind)
+        .bind(filter.class.clone())
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(i64::from(limit))
+        .all()
+        .await
+}
