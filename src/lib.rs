@@ -16,4 +16,5 @@ pub mod db;
 pub mod event;
 pub mod id;
 pub mod merge;
+pub mod smtp;
 pub mod timestamp;

@@ -1,0 +1,4 @@
+//! Sessions against servers of every kind.
+
+mod reuse;
+mod server;

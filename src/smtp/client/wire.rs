@@ -1,0 +1,274 @@
+//! The connection itself: bytes out with an exact count of what may have left, replies in.
+//!
+//! Writing always listens as well, so a server that answers while we write blocks nobody, and an
+//! error said in the middle of a body is heard. Whatever is counted as "handed" is an upper bound:
+//! a byte that is not counted cannot have left this process.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::outcome::WireError;
+use crate::smtp::reply::{Reply, ReplyBuffer};
+use crate::smtp::tls::TlsClient;
+
+/// What bytes travel over.
+pub(super) enum Stream {
+    /// TCP as it is.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A stream made by a test, which knows exactly what it took.
+    #[cfg(test)]
+    #[expect(dead_code, reason = "the cut tests, next to come, use it")]
+    Scripted(Box<dyn ScriptedStream>),
+}
+
+/// What a test's stream must be.
+#[cfg(test)]
+pub(super) trait ScriptedStream: AsyncRead + AsyncWrite + Unpin + Send {}
+#[cfg(test)]
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ScriptedStream for S {}
+
+impl Stream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Scripted(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>; 2],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
+            #[cfg(test)]
+            Self::Scripted(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            #[cfg(test)]
+            Self::Scripted(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Whether a write that failed may still have sent some of its bytes. The kernel says exactly
+    /// what it took; TLS may have sent some records before the one that failed.
+    fn failed_write_may_have_sent(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.shutdown().await,
+            Self::Tls(tls) => tls.shutdown().await,
+            #[cfg(test)]
+            Self::Scripted(stream) => stream.shutdown().await,
+        }
+    }
+}
+
+/// Why a write stopped.
+#[derive(Debug)]
+pub(super) enum WriteEnd {
+    /// All of it is with the kernel.
+    Done,
+    /// The server said something before the guard was passed.
+    Interrupted,
+    /// It failed.
+    Failed(WireError),
+}
+
+/// How far a write came.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// How many bytes may have left, at most.
+    pub(super) handed: usize,
+    /// Why it stopped.
+    pub(super) end: WriteEnd,
+}
+
+/// A connection with the replies that came over it.
+pub(super) struct Wire {
+    stream: Stream,
+    inbox: ReplyBuffer,
+    ended: bool,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, inbox: ReplyBuffer::default(), ended: false }
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// Whether bytes have arrived that no reply has taken.
+    pub(super) fn has_unread(&self) -> bool {
+        self.inbox.has_unread()
+    }
+
+    /// Turns to TLS. The new wire starts with an empty inbox: nothing said in clear text survives.
+    pub(super) async fn encrypt(self, client: &TlsClient) -> io::Result<Self> {
+        let Stream::Plain(tcp) = self.stream else {
+            return Err(io::Error::other("TLS can only be started on a TCP connection"));
+        };
+        let connector = TlsConnector::from(client.config.clone());
+        let tls = connector.connect(client.name.clone(), tcp).await?;
+        Ok(Self::new(Stream::Tls(Box::new(tls))))
+    }
+
+    /// Waits for the next complete reply until `within` after `since`.
+    pub(super) async fn reply(
+        &mut self,
+        since: Instant,
+        within: Duration,
+    ) -> Result<Reply, WireError> {
+        if let Some(reply) = self.inbox.next_reply()? {
+            return Ok(reply);
+        }
+        let waiting = std::future::poll_fn(|cx| self.poll_reply(cx));
+        timeout_at(since + within, waiting).await.unwrap_or(Err(WireError::Deadline(within)))
+    }
+
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, WireError>> {
+        loop {
+            ready!(self.poll_fill(cx))?;
+            if let Some(reply) = self.inbox.next_reply()? {
+                return Poll::Ready(Ok(reply));
+            }
+        }
+    }
+
+    /// Reads once. The end of the stream is an error that repeats.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        if self.ended {
+            return Poll::Ready(Err(WireError::Closed));
+        }
+        let mut buf = ReadBuf::new(self.inbox.space());
+        ready!(self.stream.poll_read(cx, &mut buf)).map_err(|error| {
+            self.ended = true;
+            WireError::Io(error)
+        })?;
+        let count = buf.filled().len();
+        self.inbox.filled(count);
+        self.ended = count == 0;
+        Poll::Ready(if self.ended { Err(WireError::Closed) } else { Ok(()) })
+    }
+
+    /// Looks, without waiting, whether the connection is still there and silent.
+    pub(super) async fn glance(&mut self) -> Result<(), WireError> {
+        std::future::poll_fn(|cx| {
+            while !self.inbox.has_unread() {
+                match self.poll_fill(cx) {
+                    Poll::Pending => return Poll::Ready(Ok(())),
+                    Poll::Ready(read) => read?,
+                }
+            }
+            Poll::Ready(match self.inbox.next_reply() {
+                Ok(Some(reply)) => Err(WireError::OutOfTurn(reply)),
+                Ok(None) => Err(WireError::Unsolicited),
+                Err(error) => Err(error.into()),
+            })
+        })
+        .await
+    }
+
+    /// Writes `first` and `second` as one, listening all the while. Anything the server says while
+    /// no more than `guard` bytes were handed over stops the write.
+    pub(super) async fn write(
+        &mut self,
+        first: &[u8],
+        second: &[u8],
+        guard: usize,
+        within: Duration,
+    ) -> Written {
+        let mut handed = 0;
+        let writing =
+            std::future::poll_fn(|cx| self.poll_write(cx, first, second, guard, &mut handed));
+        let end = match timeout(within, writing).await {
+            Ok(end) => end,
+            Err(_) => WriteEnd::Failed(WireError::Deadline(within)),
+        };
+        Written { handed, end }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        second: &[u8],
+        guard: usize,
+        handed: &mut usize,
+    ) -> Poll<WriteEnd> {
+        let total = first.len() + second.len();
+        loop {
+            // A full inbox is left to wait: its replies are taken when the write is done.
+            while !self.inbox.space().is_empty() {
+                match self.poll_fill(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) if *handed <= guard => {
+                        return Poll::Ready(WriteEnd::Interrupted);
+                    }
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(WriteEnd::Failed(error)),
+                }
+            }
+            if *handed == total {
+                let flushed = ready!(self.stream.poll_flush(cx));
+                return Poll::Ready(match flushed {
+                    Ok(()) => WriteEnd::Done,
+                    Err(error) => WriteEnd::Failed(WireError::Io(error)),
+                });
+            }
+            let rest = [
+                IoSlice::new(first.get(*handed..).unwrap_or_default()),
+                IoSlice::new(&second[handed.saturating_sub(first.len())..]),
+            ];
+            match ready!(self.stream.poll_write(cx, &rest)) {
+                Ok(0) => {
+                    let error = io::Error::from(io::ErrorKind::WriteZero);
+                    return Poll::Ready(WriteEnd::Failed(WireError::Io(error)));
+                }
+                Ok(count) => *handed += count,
+                Err(error) => {
+                    if self.stream.failed_write_may_have_sent() {
+                        *handed = total;
+                    }
+                    return Poll::Ready(WriteEnd::Failed(WireError::Io(error)));
+                }
+            }
+        }
+    }
+
+    /// Closes our side, in order.
+    pub(super) async fn shutdown(&mut self, within: Duration) {
+        // The peer may be gone already; there is nobody to tell.
+        let _ = timeout(within, self.stream.shutdown()).await;
+    }
+}
