@@ -10,6 +10,7 @@
 //! Faces (`web`, `cli`) call the domain and never write SQL. Leaves (`timestamp`, `id`, `token`,
 //! `provider`) know nothing of the program. `ARCHITECTURE.md` has the map on one page.
 
+pub mod address;
 pub mod audit;
 pub mod config;
 pub mod db;
@@ -18,3 +19,4 @@ pub mod id;
 pub mod merge;
 pub mod smtp;
 pub mod timestamp;
+pub mod token;

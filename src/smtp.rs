@@ -1,9 +1,13 @@
-//! Mail on the wire: our own SMTP client session, the replies servers give, and TLS towards them.
+//! Mail on the wire: messages as they follow DATA, their signatures, the addresses that name a copy,
+//! and our own SMTP client session, the replies servers give, and TLS towards them.
 //!
 //! This room speaks the protocol and reports exactly what happened; it decides nothing. Which copy
 //! goes out next, whether a refusal is worth another try and how many connections a relay gets is
 //! the business of `delivery`.
 
 pub mod client;
+pub mod dkim;
+pub mod message;
 pub mod reply;
 pub mod tls;
+pub mod verp;

@@ -1,0 +1,494 @@
+//! Mail addresses: what is accepted, how two are compared, and how one is shown in a process log.
+//!
+//! Owns the rules of RFC 5321 and 5322 for one address without a display name, with the choices a
+//! newsletter makes: domains must be names (no `[192.0.2.1]`, no `localhost`), comments and folded
+//! whitespace are refused. Whether anybody reads mail there is not known here.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+use serde::{Deserialize, Serialize};
+
+/// Octets before the `@` (RFC 5321, section 4.5.3.1.1).
+pub const LOCAL_PART_OCTETS_MAX: usize = 64;
+/// Octets of a whole address (RFC 5321, section 4.5.3.1.3, less the angle brackets).
+pub const ADDRESS_OCTETS_MAX: usize = 254;
+
+/// One mail address, valid and ready to be sent to.
+///
+/// The local part stands as it was typed, the domain in lower case and A-labels. Equality is that of
+/// the text; compare [`Address::key`] to find out whether two spellings mean one mailbox.
+/// `Debug` is redacted, so that an address does not reach a process log by accident.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Address {
+    text: Box<str>,
+    /// Where the `@` stands; at most [`LOCAL_PART_OCTETS_MAX`].
+    at: u8,
+}
+
+/// Why a text is not an address. The messages are written for the person who typed it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Nothing was typed.
+    #[error("no e-mail address was given")]
+    Empty,
+    /// A control character (CR, LF and NUL among them) or one that cannot be seen.
+    #[error("the address contains a character that cannot be seen (U+{:04X})", *.0 as u32)]
+    Invisible(char),
+    /// No `@`.
+    #[error("the address has no @; it should look like name@example.com")]
+    NoAt,
+    /// Nothing before the `@`.
+    #[error("nothing stands before the @")]
+    LocalPartEmpty,
+    /// More than [`LOCAL_PART_OCTETS_MAX`] octets before the `@`.
+    #[error("the part before the @ is {0} octets long; {LOCAL_PART_OCTETS_MAX} are allowed")]
+    LocalPartTooLong(usize),
+    /// A dot at an end of the local part, or two in a row.
+    #[error("the part before the @ begins or ends with a dot, or has two dots in a row")]
+    LocalPartDots,
+    /// A character that only a quoted local part may have.
+    #[error("“{0}” is not allowed before the @")]
+    LocalPartCharacter(char),
+    /// A local part that begins with a quote and does not end as one.
+    #[error("the quotes before the @ do not match")]
+    LocalPartQuotes,
+    /// Nothing after the `@`.
+    #[error("nothing stands after the @")]
+    DomainEmpty,
+    /// An IP address instead of a domain.
+    #[error("the part after the @ must be a domain name, not an IP address")]
+    DomainIsIpAddress,
+    /// A domain of one label.
+    #[error("the domain has no dot; it should look like example.com")]
+    DomainWithoutDot,
+    /// Not a domain name (IDNA 2008 as UTS #46 processes it, RFC 1035 lengths).
+    #[error("“{0}” is not a domain name")]
+    Domain(String),
+    /// More than [`ADDRESS_OCTETS_MAX`] octets in all.
+    #[error("the address is {0} octets long; {ADDRESS_OCTETS_MAX} are allowed")]
+    TooLong(usize),
+}
+
+impl Address {
+    /// Reads an address as a person types it: surrounding whitespace is dropped.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(AddressError::Empty);
+        }
+        if let Some(found) = text.chars().find(|&c| is_invisible(c)) {
+            return Err(AddressError::Invisible(found));
+        }
+        let (local_part, domain) = text.rsplit_once('@').ok_or(AddressError::NoAt)?;
+        check_local_part(local_part)?;
+        let domain = domain_to_ascii(domain)?;
+        let octets = local_part.len() + 1 + domain.len();
+        if octets > ADDRESS_OCTETS_MAX {
+            return Err(AddressError::TooLong(octets));
+        }
+        let at = local_part.len() as u8; // checked: at most 64
+        Ok(Self { text: format!("{local_part}@{domain}").into_boxed_str(), at })
+    }
+
+    /// The address as it is mailed.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What stands before the `@`, as it was typed (quotes included).
+    pub fn local_part(&self) -> &str {
+        &self.text[..usize::from(self.at)]
+    }
+
+    /// The domain, in lower case and A-labels.
+    pub fn domain(&self) -> &str {
+        &self.text[usize::from(self.at) + 1..]
+    }
+
+    /// The form in which addresses are compared and indexed: lower case, without quotes that are not
+    /// needed. Two addresses with one key are taken for one mailbox. It is for comparing only and
+    /// must never be mailed: a server may tell cases apart.
+    pub fn key(&self) -> Cow<'_, str> {
+        let typed = self.local_part();
+        let local_part = unquoted_if_plain(typed);
+        if local_part.len() == typed.len()
+            && self.text.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase())
+        {
+            return Cow::Borrowed(&self.text);
+        }
+        let mut key = String::with_capacity(self.text.len());
+        // Character by character: `str::to_lowercase` treats a sigma by what surrounds it.
+        key.extend(local_part.chars().flat_map(char::to_lowercase));
+        key.push('@');
+        key.push_str(self.domain());
+        Cow::Owned(key)
+    }
+
+    /// Whether only a server that offers SMTPUTF8 (RFC 6531) can take mail for this address.
+    pub fn needs_smtputf8(&self) -> bool {
+        !self.local_part().is_ascii()
+    }
+
+    /// Whether this is a function's mailbox rather than a person's (RFC 2142 and the field's habits),
+    /// sub-addresses (`abuse+x`) included. Imports skip these; whoever signs up may use one.
+    pub fn is_role_account(&self) -> bool {
+        let key = self.key();
+        let local_part = key.split(['@', '+']).next().unwrap_or_default();
+        ROLE_ACCOUNTS.binary_search(&local_part).is_ok()
+    }
+
+    /// The form for process logs: `a…@example.com`.
+    pub fn redacted(&self) -> Redacted<'_> {
+        Redacted(self)
+    }
+}
+
+/// The mailboxes that are nobody's own, sorted.
+const ROLE_ACCOUNTS: &[&str] = &[
+    "abuse",
+    "admin",
+    "administrator",
+    "all",
+    "billing",
+    "bounce",
+    "bounces",
+    "compliance",
+    "contact",
+    "devnull",
+    "dns",
+    "do-not-reply",
+    "donotreply",
+    "ftp",
+    "help",
+    "hostmaster",
+    "info",
+    "inoc",
+    "ispfeedback",
+    "ispsupport",
+    "jobs",
+    "list",
+    "list-request",
+    "listserv",
+    "maildaemon",
+    "mailer-daemon",
+    "mailerdaemon",
+    "majordomo",
+    "marketing",
+    "network",
+    "news",
+    "no-reply",
+    "noc",
+    "noreply",
+    "null",
+    "office",
+    "phish",
+    "phishing",
+    "post",
+    "postmaster",
+    "privacy",
+    "registrar",
+    "remove",
+    "root",
+    "sales",
+    "security",
+    "spam",
+    "subscribe",
+    "support",
+    "sysadmin",
+    "trouble",
+    "unsubscribe",
+    "usenet",
+    "uucp",
+    "webmaster",
+    "www",
+];
+
+/// Controls, and format characters that make two addresses look alike.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+/// RFC 5321 `Local-part`, widened by RFC 6531 to everything outside ASCII but spaces.
+fn check_local_part(local_part: &str) -> Result<(), AddressError> {
+    if local_part.is_empty() {
+        return Err(AddressError::LocalPartEmpty);
+    }
+    if local_part.len() > LOCAL_PART_OCTETS_MAX {
+        return Err(AddressError::LocalPartTooLong(local_part.len()));
+    }
+    if let Some(rest) = local_part.strip_prefix('"') {
+        let content = rest.strip_suffix('"').ok_or(AddressError::LocalPartQuotes)?;
+        return check_quoted(content);
+    }
+    if let Some(found) = local_part.chars().find(|&c| c != '.' && !is_atext(c)) {
+        return Err(AddressError::LocalPartCharacter(found));
+    }
+    if local_part.split('.').any(str::is_empty) {
+        return Err(AddressError::LocalPartDots);
+    }
+    Ok(())
+}
+
+fn check_quoted(content: &str) -> Result<(), AddressError> {
+    let mut chars = content.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => return Err(AddressError::LocalPartQuotes),
+            '\\' => match chars.next() {
+                Some(escaped) if escaped.is_ascii() => {} // controls were refused before
+                _ => return Err(AddressError::LocalPartQuotes),
+            },
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_atext(c: char) -> bool {
+    if c.is_ascii() {
+        c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)
+    } else {
+        !c.is_whitespace()
+    }
+}
+
+/// `"ada.l"` means what `ada.l` means; quotes that are needed stay.
+fn unquoted_if_plain(local_part: &str) -> &str {
+    let inside = local_part.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match inside {
+        Some(inside)
+            if inside.chars().all(|c| c == '.' || is_atext(c))
+                && !inside.split('.').any(str::is_empty) =>
+        {
+            inside
+        }
+        _ => local_part,
+    }
+}
+
+/// A domain in lower case and A-labels (RFC 5891, as UTS #46 maps what people type).
+fn domain_to_ascii(domain: &str) -> Result<String, AddressError> {
+    if domain.is_empty() {
+        return Err(AddressError::DomainEmpty);
+    }
+    if domain.starts_with('[') {
+        return Err(AddressError::DomainIsIpAddress);
+    }
+    let ascii = Uts46::new()
+        .to_ascii(
+            domain.as_bytes(),
+            AsciiDenyList::STD3,
+            Hyphens::CheckFirstLast,
+            DnsLength::Verify,
+        )
+        .map_err(|_| AddressError::Domain(domain.to_owned()))?;
+    match ascii.rsplit_once('.') {
+        None => Err(AddressError::DomainWithoutDot),
+        Some((_, last)) if last.bytes().all(|b| b.is_ascii_digit()) => {
+            Err(AddressError::DomainIsIpAddress)
+        }
+        Some(_) => Ok(ascii.into_owned()),
+    }
+}
+
+/// An address in the form for process logs; see [`Address::redacted`].
+#[derive(Clone, Copy)]
+pub struct Redacted<'a>(&'a Address);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.0.local_part().trim_start_matches('"').chars().next().unwrap_or('?');
+        write!(f, "{first}…@{}", self.0.domain())
+    }
+}
+
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.redacted(), f)
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.text.into()
+    }
+}
+
+impl AsRef<str> for Address {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_kept_as_they_are_sent() {
+        let longest_local_part = format!("{}@example.com", "a".repeat(64));
+        for (typed, kept) in [
+            ("ada@example.com", "ada@example.com"),
+            ("  Ada.Lovelace+sre@EXAMPLE.Com\n", "Ada.Lovelace+sre@example.com"),
+            ("o'brien@example.com", "o'brien@example.com"),
+            ("a@bücher.example", "a@xn--bcher-kva.example"),
+            ("a@BÜCHER.example", "a@xn--bcher-kva.example"),
+            ("\"a b\"@example.com", "\"a b\"@example.com"),
+            ("\"a@b\"@example.com", "\"a@b\"@example.com"),
+            ("\"a\\\"b\"@example.com", "\"a\\\"b\"@example.com"),
+            ("用户@例子.广告", "用户@xn--fsqu00a.xn--4rr70v"),
+            (&longest_local_part, &longest_local_part),
+        ] {
+            let address = Address::parse(typed).unwrap_or_else(|e| panic!("{typed}: {e}"));
+            assert_eq!(address.as_str(), kept);
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_address_is_refused_with_the_reason() {
+        use AddressError as E;
+        let long = format!("{}@example.com", "a".repeat(65));
+        let wide = format!("a@{}example.com", "a23456789.".repeat(25));
+        let label = format!("a@{}.com", "a".repeat(64));
+        for (typed, expected) in [
+            ("", E::Empty),
+            (" \r\n ", E::Empty),
+            ("ada", E::NoAt),
+            ("@example.com", E::LocalPartEmpty),
+            ("ada@", E::DomainEmpty),
+            ("a\r\nBcc: b@example.com", E::Invisible('\r')),
+            ("a\0@example.com", E::Invisible('\0')),
+            ("a\u{200b}da@example.com", E::Invisible('\u{200b}')),
+            ("a\u{202e}da@example.com", E::Invisible('\u{202e}')),
+            ("a@exam\tple.com", E::Invisible('\t')),
+            (".a@example.com", E::LocalPartDots),
+            ("a.@example.com", E::LocalPartDots),
+            ("a..b@example.com", E::LocalPartDots),
+            ("Ada <ada@example.com>", E::LocalPartCharacter(' ')),
+            ("a,b@example.com", E::LocalPartCharacter(',')),
+            ("a@b@example.com", E::LocalPartCharacter('@')),
+            ("a(x)@example.com", E::LocalPartCharacter('(')),
+            ("\"a@example.com", E::LocalPartQuotes),
+            ("\"@example.com", E::LocalPartQuotes),
+            ("\"a\"b\"@example.com", E::LocalPartQuotes),
+            ("\"a\\\"@example.com", E::LocalPartQuotes),
+            ("a@[192.0.2.1]", E::DomainIsIpAddress),
+            ("a@192.0.2.1", E::DomainIsIpAddress),
+            ("a@localhost", E::DomainWithoutDot),
+            ("a@example.com.", E::Domain("example.com.".into())),
+            ("a@-example.com", E::Domain("-example.com".into())),
+            ("a@exa mple.com", E::Domain("exa mple.com".into())),
+            ("a@exa_mple.com", E::Domain("exa_mple.com".into())),
+            ("a@example..com", E::Domain("example..com".into())),
+            ("a@example.com>", E::Domain("example.com>".into())),
+            (&label, E::Domain(label[2..].into())),
+            (&long, E::LocalPartTooLong(65)),
+            (&wide, E::Domain(wide[2..].into())),
+        ] {
+            assert_eq!(Address::parse(typed), Err(expected), "{typed:?}");
+        }
+        let many = format!("{}@{}example.com", "a".repeat(64), "a23456789.".repeat(20));
+        assert_eq!(Address::parse(&many), Err(E::TooLong(64 + 1 + 200 + 11)));
+    }
+
+    #[test]
+    fn spellings_of_one_mailbox_have_one_key() {
+        let key = |text: &str| Address::parse(text).unwrap().key().into_owned();
+        assert_eq!(key("Ada.L@Example.com"), "ada.l@example.com");
+        assert_eq!(key("\"Ada.L\"@example.com"), "ada.l@example.com");
+        assert_eq!(key("\"Ada L\"@example.com"), "\"ada l\"@example.com");
+        assert_eq!(key("ÅSA@example.com"), key("åsa@example.com"));
+        assert_eq!(key("ΟΔΟΣ@example.com"), key("οδοσ@example.com"));
+    }
+
+    #[test]
+    fn only_a_local_part_outside_ascii_needs_smtputf8() {
+        assert!(!Address::parse("a@bücher.example").unwrap().needs_smtputf8());
+        assert!(Address::parse("bücher@example.com").unwrap().needs_smtputf8());
+    }
+
+    #[test]
+    fn role_accounts_are_known_by_any_spelling() {
+        assert!(ROLE_ACCOUNTS.is_sorted());
+        for (address, role) in [
+            ("PostMaster@example.com", true),
+            ("\"abuse\"@example.com", true),
+            ("no-reply+7@example.com", true),
+            ("postmasters@example.com", false),
+            ("ada@postmaster.example", false),
+        ] {
+            assert_eq!(Address::parse(address).unwrap().is_role_account(), role, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_process_log_never_shows_the_whole_address() {
+        let address = Address::parse("\"Ada L\"@example.com").unwrap();
+        assert_eq!(format!("{address:?}"), "A…@example.com");
+        assert_eq!(address.redacted().to_string(), "A…@example.com");
+        assert_eq!(address.to_string(), "\"Ada L\"@example.com");
+    }
+
+    #[test]
+    fn stored_addresses_are_checked_when_read() {
+        let address = Address::parse("Ada@example.com").unwrap();
+        let json = serde_json::to_string(&address).unwrap();
+        assert_eq!(json, "\"Ada@example.com\"");
+        assert_eq!(serde_json::from_str::<Address>(&json).unwrap(), address);
+        assert!(serde_json::from_str::<Address>("\"ada\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_safe_and_stable(
+            text in prop_oneof![any::<String>(), "\\PC{0,12}@\\PC{0,12}\\.[a-z]{2,4}",
+                "[\"a-zA-Z.+\\\\ @é]{1,20}@[a-zA-Z.é-]{1,20}"]
+        ) {
+            if let Ok(address) = Address::parse(&text) {
+                prop_assert!(address.as_str().len() <= ADDRESS_OCTETS_MAX);
+                prop_assert!(!address.as_str().chars().any(char::is_control));
+                prop_assert!(address.domain().is_ascii());
+                prop_assert_eq!(Address::parse(address.as_str()), Ok(address.clone()));
+                let key = address.key().into_owned();
+                let reparsed = Address::parse(&key).map(|a| a.key().into_owned());
+                // Lower case can be longer than upper case, so that a key may exceed the limits.
+                prop_assert!(reparsed == Ok(key) || address.needs_smtputf8());
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! DKIM signatures (RFC 6376, RFC 8463) in front of composed messages.
+//!
+//! `c=relaxed/simple`: relays fold headers anew, so those are signed relaxed; bodies are canonical
+//! by construction (no line ends in whitespace, none follows the last), so `simple` hashes them as
+//! they are and costs nothing more. The body is hashed once for all signatures.
+//!
+//! Owns keys, signing and the DNS record that goes with a key. Does not verify, look anything up, or
+//! decide which key is in force: that is the configuration's. Signing with RSA takes most of a
+//! millisecond and belongs on a worker thread.
+
+mod key;
+
+use data_encoding::BASE64;
+use ring::digest::{SHA256, digest};
+
+use self::key::SigningKey;
+pub use self::key::{DkimKeyError, DnsRecord};
+use crate::timestamp::Timestamp;
+
+/// The fields that are signed where they are present, and whether there can be only one. Those are
+/// named once more than they occur, so that nobody can add another (RFC 6376, section 8.15). Lists
+/// and relays may add `List-*` fields of their own, which is why those are not.
+const SIGNED: &[(&str, bool)] = &[
+    ("from", true),
+    ("to", true),
+    ("subject", true),
+    ("date", true),
+    ("message-id", true),
+    ("reply-to", true),
+    ("cc", true),
+    ("mime-version", true),
+    ("content-type", true),
+    ("content-transfer-encoding", true),
+    ("auto-submitted", false),
+    ("list-id", false),
+    ("list-help", false),
+    ("list-archive", false),
+    ("list-owner", false),
+    ("list-unsubscribe", false),
+    ("list-unsubscribe-post", false),
+    ("feedback-id", false),
+];
+
+/// Characters of a line of the signature field.
+const LINE_LEN: usize = 76;
+
+/// A key that signs for a domain, under the selector by which verifiers find its public half.
+pub struct Signer {
+    domain: String,
+    selector: String,
+    key: SigningKey,
+}
+
+/// Why a message was not signed. It is not to be sent without its signatures.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DkimError {
+    /// What was given has no header, or its lines do not end in CRLF.
+    #[error("this is not a message: no CRLF CRLF follows the header")]
+    NotAMessage,
+    /// A header line is neither a field nor the continuation of one.
+    #[error("line {0} of the header is not a field")]
+    NotAField(usize),
+    /// The signature itself failed, for want of random numbers.
+    #[error("the signature with selector {selector} failed: the system gave no random numbers")]
+    Signature {
+        /// Which key.
+        selector: String,
+    },
+}
+
+impl Signer {
+    /// A signer with the private key in `pem`: RSA of 2048 bits or more as PKCS#8 or PKCS#1, or
+    /// Ed25519 as PKCS#8. `domain` is the one of the From address, in A-labels.
+    pub fn from_pem(domain: &str, selector: &str, pem: &str) -> Result<Self, DkimKeyError> {
+        Self::new(domain, selector, SigningKey::from_pem(pem)?)
+    }
+
+    /// A signer with a new Ed25519 key, and the key as PEM to be kept in a file for the owner only.
+    pub fn generate_ed25519(domain: &str, selector: &str) -> Result<(Self, String), DkimKeyError> {
+        let (key, pem) = SigningKey::generate_ed25519()?;
+        Ok((Self::new(domain, selector, key)?, pem))
+    }
+
+    /// The domain that signs (`d=`).
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The selector (`s=`).
+    pub fn selector(&self) -> &str {
+        &self.selector
+    }
+
+    /// The algorithm (`a=`): `rsa-sha256` or `ed25519-sha256`.
+    pub fn algorithm(&self) -> &'static str {
+        self.key.algorithm()
+    }
+
+    /// The TXT record that has to be published before the first signature.
+    pub fn dns_record(&self) -> DnsRecord {
+        DnsRecord {
+            name: format!("{}._domainkey.{}", self.selector, self.domain),
+            value: self.key.record(),
+        }
+    }
+
+    fn new(domain: &str, selector: &str, key: SigningKey) -> Result<Self, DkimKeyError> {
+        for name in [domain, selector] {
+            let label = |label: &str| {
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            };
+            if name.len() > 253 || !name.split('.').all(label) {
+                return Err(DkimKeyError::Name(name.to_owned()));
+            }
+        }
+        Ok(Self {
+            domain: domain.to_ascii_lowercase(),
+            selector: selector.to_ascii_lowercase(),
+            key,
+        })
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}._domainkey.{} ({})", self.selector, self.domain, self.algorithm())
+    }
+}
+
+/// The `DKIM-Signature` fields of `signers` for `message`, in their order: they go in front of it.
+pub fn signatures(
+    signers: &[Signer],
+    message: &[u8],
+    now: Timestamp,
+) -> Result<Vec<u8>, DkimError> {
+    let (header, body) = split(message)?;
+    let fields = fields(header)?;
+    let (names, mut signed) = signed_fields(&fields);
+    let body_hash = BASE64.encode(digest(&SHA256, simple_body(body)).as_ref());
+    let signed_len = signed.len();
+    let mut out = Vec::with_capacity(signers.len() * 1_024);
+    for signer in signers {
+        let start = out.len();
+        signer.push_field(&names, &body_hash, now, &mut out);
+        let (name, value) = out[start..].split_at("DKIM-Signature".len());
+        signed.truncate(signed_len);
+        push_relaxed(name, &value[1..], &mut signed);
+        signed.truncate(signed.len() - 2); // the field's own CRLF is not signed
+        let failed = |_| DkimError::Signature { selector: signer.selector.clone() };
+        let signature = signer.key.sign(&signed).map_err(failed)?;
+        push_folded(&BASE64.encode(&signature), "", "b=".len() + 1, &mut out);
+        out.extend_from_slice(b"\r\n");
+    }
+    Ok(out)
+}
+
+/// Puts the signatures of `signers` in front of the message that begins at `start` in `out`.
+pub fn sign_in_place(
+    signers: &[Signer],
+    out: &mut Vec<u8>,
+    start: usize,
+    now: Timestamp,
+) -> Result<(), DkimError> {
+    let signatures = signatures(signers, &out[start..], now)?;
+    out.splice(start..start, signatures);
+    Ok(())
+}
+
+impl Signer {
+    /// Writes the field up to and including `b=`.
+    fn push_field(&self, names: &str, body_hash: &str, now: Timestamp, out: &mut Vec<u8>) {
+        let Self { domain, selector, .. } = self;
+        let seconds = now.microseconds().max(0) / 1_000_000;
+        let head = format!(
+            "DKIM-Signature: v=1; a={}; c=relaxed/simple; t={seconds};\r\n \
+             d={domain};\r\n s={selector};\r\n h=",
+            self.algorithm(),
+        );
+        out.extend_from_slice(head.as_bytes());
+        push_folded(names, ":", "h=".len() + 1, out);
+        out.extend_from_slice(format!(";\r\n bh={body_hash};\r\n b=").as_bytes());
+    }
+}
+
+/// Writes `text` over as many lines as it takes; broken after `separator`, or anywhere without one.
+fn push_folded(text: &str, separator: &str, mut column: usize, out: &mut Vec<u8>) {
+    for word in text.split_inclusive(separator).filter(|word| !word.is_empty()) {
+        if column + word.len() > LINE_LEN {
+            out.extend_from_slice(b"\r\n ");
+            column = 1;
+        }
+        out.extend_from_slice(word.as_bytes());
+        column += word.len();
+    }
+}
+
+/// The header with the CRLF of its last field, and the body.
+fn split(message: &[u8]) -> Result<(&[u8], &[u8]), DkimError> {
+    let at = message.windows(4).position(|four| four == b"\r\n\r\n");
+    let at = at.ok_or(DkimError::NotAMessage)?;
+    Ok((&message[..at + 2], &message[at + 4..]))
+}
+
+/// One field: its name, and its value with all folds and the last CRLF.
+type RawField<'a> = (&'a [u8], &'a [u8]);
+
+fn fields(header: &[u8]) -> Result<Vec<RawField<'_>>, DkimError> {
+    let mut fields: Vec<RawField<'_>> = Vec::with_capacity(20);
+    let mut start = 0;
+    for (nth, line) in header.split_inclusive(|&b| b == b'\n').enumerate() {
+        let end = start + line.len();
+        if matches!(line[0], b' ' | b'\t') {
+            let (_, value) = fields.last_mut().ok_or(DkimError::NotAField(nth + 1))?;
+            *value = &header[start - value.len()..end];
+        } else {
+            let colon = line.iter().position(|&b| b == b':');
+            let colon = colon.filter(|&at| at > 0).ok_or(DkimError::NotAField(nth + 1))?;
+            fields.push((&line[..colon], &header[start + colon + 1..end]));
+        }
+        start = end;
+    }
+    Ok(fields)
+}
+
+/// The value of `h=`, and what is signed of the header, in the same order.
+fn signed_fields(fields: &[RawField<'_>]) -> (String, Vec<u8>) {
+    let mut names = String::with_capacity(512);
+    let mut signed = Vec::with_capacity(4_096);
+    let mut push_name = |name: &str| {
+        if !names.is_empty() {
+            names.push(':');
+        }
+        names.push_str(name);
+    };
+    for &(name, is_single) in SIGNED {
+        // From the last to the first, as RFC 6376 (section 5.4.2) counts them.
+        for (known, value) in fields.iter().rev() {
+            if known.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()) {
+                push_name(name);
+                push_relaxed(name.as_bytes(), value, &mut signed);
+            }
+        }
+        if is_single {
+            push_name(name);
+        }
+    }
+    (names, signed)
+}
+
+/// Relaxed header canonicalisation (RFC 6376, section 3.4.2).
+fn push_relaxed(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend(name.iter().map(u8::to_ascii_lowercase));
+    out.push(b':');
+    let mut words = value
+        .split(|octet| matches!(octet, b' ' | b'\t' | b'\r' | b'\n'))
+        .filter(|word| !word.is_empty());
+    if let Some(first) = words.next() {
+        out.extend_from_slice(first);
+    }
+    for word in words {
+        out.push(b' ');
+        out.extend_from_slice(word);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Simple body canonicalisation (RFC 6376, section 3.4.3): one CRLF at the end, whatever was there.
+fn simple_body(body: &[u8]) -> &[u8] {
+    let mut body = body;
+    while let Some(shorter) = body.strip_suffix(b"\r\n\r\n") {
+        body = &body[..shorter.len() + 2];
+    }
+    if body.is_empty() { b"\r\n" } else { body }
+}
+
+#[cfg(test)]
+mod tests;
