@@ -12,11 +12,13 @@
 
 pub mod address;
 pub mod audit;
+pub mod bounce;
 pub mod config;
 pub mod db;
 pub mod event;
 pub mod id;
 pub mod merge;
+pub mod provider;
 pub mod smtp;
 pub mod timestamp;
 pub mod token;

@@ -1,0 +1,252 @@
+//! Bytes to a typed report. Owns the reading of returned mail: delivery status notifications
+//! (RFC 3464), feedback reports (RFC 5965), free-text bounces of mail servers that never learned
+//! the former, disposition notifications (RFC 8098), automatic replies (RFC 3834), mailto
+//! unsubscribes (RFC 2369) and everything that is none of these.
+//!
+//! It only says what a mail *says*. Whose fault that is belongs to [`classify`](super::classify),
+//! whether it is about one of our copies to the caller: the envelope recipient and the returned
+//! headers carry the tokens, and a report without a valid one changes nothing.
+//!
+//! Any bytes give an answer in linear time and bounded memory; see the limits in each part.
+
+mod automatic;
+mod diagnostic;
+mod dsn;
+mod feedback;
+mod mime;
+mod original;
+mod text;
+
+use mime::Tree;
+use serde::{Deserialize, Serialize};
+
+use super::classify::{Classification, EnhancedCode, Evidence, Fault, Permanence, Phase, classify};
+use crate::provider::ProviderId;
+
+/// The largest mail that is read, in octets; reports carry at most a copy of one of ours.
+pub const SIZE_MAX: usize = 5 * 1024 * 1024;
+/// Recipients taken from one report. Ours name one; a report on more is about other people's mail.
+const RECIPIENTS_MAX: usize = 64;
+/// Octets of diagnostic text kept per recipient.
+const DIAGNOSTIC_MAX: usize = 2_048;
+
+/// What a returned mail is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A copy could not be delivered and will not be tried again.
+    Failed,
+    /// A copy is late and still being tried: logged, nothing else.
+    Delayed,
+    /// A copy arrived (a success DSN).
+    Delivered,
+    /// The reader pressed "this is spam".
+    Complaint,
+    /// Our mail did not authenticate (RFC 6591): the operator's news, not the reader's.
+    AuthFailure,
+    /// A vacation notice, a read receipt and the like.
+    AutoReply,
+    /// A request to prove that a human sent the mail; nobody answers it.
+    Challenge,
+    /// A mail to the unsubscribe address.
+    Unsubscribe,
+    /// A mail from a person, or anything else.
+    NotAReport,
+}
+
+/// What a report says happened to a recipient (RFC 3464, section 2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Not delivered, not tried again.
+    Failed,
+    /// Not delivered yet.
+    Delayed,
+    /// Delivered, relayed on or expanded: no failure.
+    Delivered,
+}
+
+/// One recipient of a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedRecipient {
+    /// The address that failed, as the reporting server wrote it. May differ from the reader's
+    /// when the reader forwards.
+    pub address: String,
+    /// The address that we had asked for, when the report says so (`Original-Recipient`).
+    pub original: Option<String>,
+    /// What happened.
+    pub action: Option<Action>,
+    /// The SMTP reply code in the diagnostic text (RFC 5321, section 4.2).
+    pub code: Option<u16>,
+    /// The most telling enhanced status code: the remote server's own before the report's
+    /// `Status` field, and anything before `x.0.0` (RFC 3463).
+    pub status: Option<EnhancedCode>,
+    /// Whether any code of the evidence says that the failure is temporary.
+    pub temporary: bool,
+    /// The SMTP command that was refused, when the text says so.
+    pub phase: Option<Phase>,
+    /// What the remote server said, or what the reporting one says about it; at most 2 KiB.
+    pub diagnostic: String,
+    /// The prose of the report, when this is its only recipient; at most 2 KiB.
+    pub notice: String,
+    /// The server that refused (`Remote-MTA`).
+    pub remote_mta: Option<String>,
+}
+
+impl ReportedRecipient {
+    /// Whose fault this recipient's failure is, and whether it lasts. Where the fields say "no such
+    /// user" and the prose above them says "full" or "blocked", the prose wins: it is the more
+    /// careful reading, and gateways put 5.1.1 on everything.
+    pub fn classify(&self, provider: ProviderId) -> Classification {
+        let evidence = |text| Evidence {
+            phase: self.phase,
+            code: self.code,
+            enhanced: self.status,
+            text,
+            provider,
+        };
+        let mut class = classify(&evidence(&self.diagnostic));
+        if class.fault == Fault::Recipient && !self.notice.is_empty() {
+            let prose = Evidence { code: None, enhanced: None, ..evidence(&self.notice) };
+            let said = classify(&prose);
+            let milder =
+                matches!(said.fault, Fault::Mailbox | Fault::Reputation | Fault::Authentication);
+            if milder && said.rule != "refused-after-recipient" {
+                class = said;
+            }
+        }
+        // A report that gave up keeps its class 4 codes: "full for five days" is not "dead".
+        if self.temporary || self.action == Some(Action::Delayed) {
+            class.permanence = Permanence::Transient;
+        }
+        class
+    }
+}
+
+/// The headers of the mail that came back, as far as they did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OriginalHeaders {
+    /// `Message-ID`, without angle brackets.
+    pub message_id: Option<String>,
+    /// `To`, as written.
+    pub to: Option<String>,
+    /// `From`, as written.
+    pub from: Option<String>,
+    /// `List-Unsubscribe`, as written: our token stands in it.
+    pub list_unsubscribe: Option<String>,
+    /// `Date`, as written.
+    pub date: Option<String>,
+}
+
+/// A returned mail, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What it is.
+    pub kind: Kind,
+    /// Whom it is about, in the report's order, each address once.
+    pub recipients: Vec<ReportedRecipient>,
+    /// The returned headers.
+    pub original: Option<OriginalHeaders>,
+    /// Where the mail went (the caller's envelope recipient): the first place to look for a token.
+    pub envelope_recipient: Option<String>,
+    /// `Original-Envelope-Id`: our ENVID, when the server kept it (RFC 3461).
+    pub envelope_id: Option<String>,
+    /// The server that wrote the report.
+    pub reporting_mta: Option<String>,
+    /// `Feedback-Type` of a complaint (RFC 5965, section 7.3).
+    pub feedback_type: Option<String>,
+    /// The subject, decoded: for logs and pages.
+    pub subject: String,
+}
+
+/// Why a mail was not read at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Larger than [`SIZE_MAX`].
+    #[error("the mail has {0} octets and no more than {SIZE_MAX} are read")]
+    TooLarge(usize),
+}
+
+/// Reads a returned mail. `envelope_recipient` is where it was sent (RCPT TO, or a `Delivered-To`
+/// that the caller trusts): a local part `u` with a detail (`u+TOKEN`) marks an unsubscribe mail.
+pub fn read(raw: &[u8], envelope_recipient: Option<&str>) -> Result<Report, ReadError> {
+    if raw.len() > SIZE_MAX {
+        return Err(ReadError::TooLarge(raw.len()));
+    }
+    let message = mime::with_lf(raw);
+    let tree = Tree::read(&message);
+    let mut report = Report {
+        kind: Kind::NotAReport,
+        recipients: Vec::new(),
+        original: None,
+        envelope_recipient: envelope_recipient.map(str::to_owned),
+        envelope_id: None,
+        reporting_mta: None,
+        feedback_type: None,
+        subject: tree.fields.subject(),
+    };
+    let recognised = feedback::read(&tree, &mut report)
+        || dsn::read(&tree, &mut report)
+        || automatic::unsubscribe(&tree, &mut report)
+        || text::read(&tree, &mut report)
+        || automatic::reply(&tree, &mut report);
+    if recognised && report.original.is_none() {
+        report.original = original::find(&tree);
+    }
+    Ok(report)
+}
+
+impl Report {
+    /// Adds a recipient, unless its address is already there or there are enough.
+    fn add(&mut self, recipient: ReportedRecipient) {
+        let known = |r: &ReportedRecipient| r.address.eq_ignore_ascii_case(&recipient.address);
+        if self.recipients.len() < RECIPIENTS_MAX && !self.recipients.iter().any(known) {
+            self.recipients.push(recipient);
+        }
+    }
+}
+
+/// The text without line breaks and repeated space, cut at [`DIAGNOSTIC_MAX`].
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(DIAGNOSTIC_MAX));
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
+        if word.is_empty() {
+            continue;
+        }
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        if out.len() + word.len() > DIAGNOSTIC_MAX {
+            let room = DIAGNOSTIC_MAX.saturating_sub(out.len());
+            let cut = (0..=room).rev().find(|n| word.is_char_boundary(*n)).unwrap_or(0);
+            out.push_str(&word[..cut]);
+            break;
+        }
+        out.push_str(word);
+    }
+    out
+}
+
+/// An address out of a field or line: the type prefix, angle brackets, quotes and trailing
+/// punctuation gone. `None` when no address is left.
+fn address(text: &str) -> Option<String> {
+    let text = text.split_once(';').map_or(
+        text,
+        |(kind, rest)| {
+            if kind.contains('@') { text } else { rest }
+        },
+    );
+    let text = match (text.find('<'), text.rfind('>')) {
+        (Some(open), Some(close)) if open < close => &text[open + 1..close],
+        // A comment after a bare address (RFC 5322, section 3.2.2).
+        _ => text.split(" (").next().unwrap_or(text),
+    };
+    let text = text.trim().trim_matches(|c: char| matches!(c, '<' | '>' | ',' | ';' | ':' | '\''));
+    let text = text.trim_end_matches('.').trim();
+    let plain = !text.is_empty()
+        && text.len() <= 320
+        && !text.starts_with('@')
+        && !text.ends_with('@')
+        && text.chars().all(|c| !c.is_control() && (!c.is_whitespace() || text.starts_with('"')));
+    plain.then(|| text.to_owned())
+}

@@ -1,0 +1,356 @@
+//! A small MIME walker with hard limits: it cuts a message into its leaf parts and decodes them.
+//!
+//! `mail-parser` decodes transfer encodings and character sets here, but does not walk: its walk
+//! has no limit on nesting, and a report is written by a stranger. This one looks at each byte at
+//! most [`DEPTH_MAX`] times.
+
+use mail_parser::decoders::{
+    base64::base64_decode, charsets::map::charset_decoder, html::html_to_text,
+    quoted_printable::quoted_printable_decode,
+};
+
+/// Multiparts and messages inside each other; real reports need three.
+const DEPTH_MAX: usize = 8;
+/// Leaf parts of one message; real reports have four or five.
+const PARTS_MAX: usize = 100;
+/// Header fields read of one part.
+const FIELDS_MAX: usize = 500;
+/// Octets of text decoded from one part: what a report says stands at its beginning.
+const TEXT_MAX: usize = 256 * 1024;
+
+/// The header fields of a message or part, in order, unfolded, not decoded.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// Reads fields up to the first empty line; returns them and where the body starts. A line
+    /// that is neither field nor continuation ends the header too, as old mailers leave out the
+    /// empty line.
+    pub(super) fn read(block: &[u8]) -> (Self, usize) {
+        let mut fields: Vec<(String, String)> = Vec::new();
+        let mut at = 0;
+        while at < block.len() {
+            let end = line_end(block, at);
+            let line = &block[at..end];
+            let next = (end + 1).min(block.len());
+            if line.iter().all(|b| matches!(b, b' ' | b'\t')) {
+                return (Self(fields), next);
+            }
+            if matches!(line[0], b' ' | b'\t') {
+                if let Some((_, value)) = fields.last_mut()
+                    && value.len() < TEXT_MAX
+                {
+                    value.push(' ');
+                    value.push_str(String::from_utf8_lossy(line).trim());
+                }
+            } else if let Some((name, value)) = field(line) {
+                if fields.len() < FIELDS_MAX {
+                    fields.push((name, value));
+                }
+            } else if !(fields.is_empty() && line.starts_with(b"From ")) {
+                return (Self(fields), at);
+            }
+            at = next;
+        }
+        (Self(fields), block.len())
+    }
+
+    /// The first field of this name.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// All fields of this name.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// The fields in groups, a new one beginning wherever one of `keys` comes a second time.
+    pub(super) fn split_at(self, keys: &[&str]) -> Vec<Self> {
+        let mut groups = vec![Self::default()];
+        for (name, value) in self.0 {
+            let key = keys.iter().any(|k| k.eq_ignore_ascii_case(&name));
+            if key && groups.last().is_some_and(|g| g.get(&name).is_some()) {
+                groups.push(Self::default());
+            }
+            if let Some(group) = groups.last_mut() {
+                group.0.push((name, value));
+            }
+        }
+        groups
+    }
+
+    /// Whether there is no field at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The subject with its encoded words decoded (RFC 2047).
+    pub(super) fn subject(&self) -> String {
+        let Some(raw) = self.get("Subject") else { return String::new() };
+        if !raw.contains("=?") {
+            return raw.to_owned();
+        }
+        let field = format!("Subject: {raw}\r\n\r\n");
+        mail_parser::MessageParser::new()
+            .with_mime_headers()
+            .header_text(mail_parser::HeaderName::Subject)
+            .parse_headers(field.as_bytes())
+            .and_then(|m| m.subject().map(str::to_owned))
+            .unwrap_or_else(|| raw.to_owned())
+    }
+}
+
+/// The type of a part and the parameters that matter here.
+#[derive(Debug, Default, Clone)]
+pub(super) struct ContentType {
+    /// `type/subtype` in lower case; `text/plain` when there is none.
+    pub(super) essence: String,
+    charset: Option<String>,
+    boundary: Option<String>,
+    /// `report-type` of a `multipart/report`, in lower case.
+    pub(super) report_type: Option<String>,
+}
+
+impl ContentType {
+    fn of(fields: &Fields) -> Self {
+        let Some(value) = fields.get("Content-Type") else {
+            return Self { essence: "text/plain".into(), ..Self::default() };
+        };
+        let (essence, rest) = value.split_once(';').unwrap_or((value, ""));
+        let essence = essence.split_whitespace().next().unwrap_or("").to_ascii_lowercase();
+        Self {
+            essence: if essence.contains('/') { essence } else { "text/plain".into() },
+            charset: parameter(rest, "charset"),
+            boundary: parameter(rest, "boundary").filter(|b| !b.is_empty()),
+            report_type: parameter(rest, "report-type").map(|t| t.to_ascii_lowercase()),
+        }
+    }
+}
+
+/// A leaf of the message's tree.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    pub(super) content_type: ContentType,
+    /// The part's own header fields.
+    pub(super) fields: Fields,
+    /// The body as sent, before transfer decoding.
+    raw: &'a [u8],
+}
+
+impl Part<'_> {
+    /// The body as text: transfer encoding and character set undone, HTML reduced to its text,
+    /// cut at [`TEXT_MAX`].
+    pub(super) fn text(&self) -> String {
+        let bytes = self.bytes();
+        let charset = self.content_type.charset.as_deref().unwrap_or("utf-8");
+        let text = match charset_decoder(charset.as_bytes()) {
+            Some(decode) if std::str::from_utf8(&bytes).is_err() || is_shifting(charset) => {
+                decode(&bytes)
+            }
+            _ => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        if self.content_type.essence == "text/html" { html_to_text(&text) } else { text }
+    }
+
+    /// The body with its transfer encoding undone, cut at [`TEXT_MAX`].
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let raw = &self.raw[..self.raw.len().min(TEXT_MAX)];
+        let encoding = self.fields.get("Content-Transfer-Encoding").unwrap_or("").trim();
+        let decoded = if encoding.eq_ignore_ascii_case("base64") {
+            base64_decode(raw)
+        } else if encoding.eq_ignore_ascii_case("quoted-printable") {
+            quoted_printable_decode(raw)
+        } else {
+            None
+        };
+        // What does not decode is read as it stands: broken labels are common in reports.
+        decoded.map_or_else(|| raw.to_vec(), |d| with_lf(&d))
+    }
+}
+
+/// Seven-bit character sets that look like valid UTF-8 and are not.
+fn is_shifting(charset: &str) -> bool {
+    charset.to_ascii_lowercase().starts_with("iso-2022")
+}
+
+/// A message cut into pieces.
+#[derive(Debug)]
+pub(super) struct Tree<'a> {
+    /// The outer header.
+    pub(super) fields: Fields,
+    /// The outer content type.
+    pub(super) content_type: ContentType,
+    /// The leaves in order. A message inside the message is a leaf: it is what came back, not
+    /// what is being said.
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+impl<'a> Tree<'a> {
+    /// Cuts `message`, whose lines end in LF, into its leaves.
+    pub(super) fn read(message: &'a [u8]) -> Self {
+        let (fields, body_at) = Fields::read(message);
+        let content_type = ContentType::of(&fields);
+        let mut parts = Vec::new();
+        // Depth first, with a stack of our own: recursion on a stranger's nesting is not safe.
+        let mut pending = vec![(fields.clone(), &message[body_at..], 0)];
+        while let Some((fields, body, depth)) = pending.pop() {
+            if parts.len() + pending.len() >= PARTS_MAX {
+                break;
+            }
+            let content_type = ContentType::of(&fields);
+            let boundary = content_type
+                .boundary
+                .as_deref()
+                .filter(|_| content_type.essence.starts_with("multipart/") && depth < DEPTH_MAX);
+            let pieces = boundary.map(|b| cut(body, b.as_bytes())).unwrap_or_default();
+            if pieces.is_empty() {
+                let mut content_type = content_type;
+                if content_type.essence.starts_with("multipart/") {
+                    // Nothing to cut at: what is there is read as it stands.
+                    content_type.essence = "text/plain".into();
+                }
+                parts.push(Part { content_type, fields, raw: body });
+                continue;
+            }
+            for piece in pieces.into_iter().rev() {
+                let (fields, body_at) = Fields::read(piece);
+                pending.push((fields, &piece[body_at..], depth + 1));
+            }
+        }
+        Self { fields, content_type, parts }
+    }
+
+    /// The first leaf of this type.
+    pub(super) fn part(&self, essence: &str) -> Option<&Part<'a>> {
+        self.parts.iter().find(|p| p.content_type.essence == essence)
+    }
+}
+
+/// The message with every line end made LF: CRLF, a bare LF and a bare CR all occur in the wild.
+pub(super) fn with_lf(raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len());
+    let mut bytes = raw.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b'\r' {
+            bytes.next_if_eq(&b'\n');
+            out.push(b'\n');
+        } else {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+/// The pieces between the delimiter lines of a multipart (RFC 2046, section 5.1.1); empty when
+/// there is no delimiter. A missing close delimiter ends the last piece at the end of the body.
+fn cut<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::new();
+    let mut start = None;
+    let mut at = 0;
+    while at < body.len() {
+        let end = line_end(body, at);
+        let line = &body[at..end];
+        if let Some(rest) = line.strip_prefix(b"--").and_then(|l| l.strip_prefix(boundary)) {
+            let close = rest.starts_with(b"--");
+            if close || rest.iter().all(u8::is_ascii_whitespace) {
+                if let Some(start) = start {
+                    pieces.push(&body[start..at.saturating_sub(1).max(start)]);
+                }
+                start = (!close).then_some((end + 1).min(body.len()));
+                if close || pieces.len() >= PARTS_MAX {
+                    return pieces;
+                }
+            }
+        }
+        at = end + 1;
+    }
+    if let Some(start) = start {
+        pieces.push(&body[start..]);
+    }
+    pieces
+}
+
+/// Where the line that starts at `at` ends: the place of its LF, or the end of the block.
+fn line_end(block: &[u8], at: usize) -> usize {
+    block[at..].iter().position(|b| *b == b'\n').map_or(block.len(), |n| at + n)
+}
+
+/// `Name: value`, when the line has that form (RFC 5322, section 2.2).
+fn field(line: &[u8]) -> Option<(String, String)> {
+    let colon = line.iter().take(80).position(|b| *b == b':')?;
+    let name = line[..colon].trim_ascii_end();
+    if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    let value = String::from_utf8_lossy(&line[colon + 1..]);
+    Some((String::from_utf8_lossy(name).into_owned(), value.trim().to_owned()))
+}
+
+/// A parameter of a structured field: `; name=value` or `; name="value"`.
+fn parameter(text: &str, name: &str) -> Option<String> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (key, after) = rest.split_once('=')?;
+        let after = after.trim_start();
+        let (value, next) = if let Some(quoted) = after.strip_prefix('"') {
+            let end = quoted.find('"').unwrap_or(quoted.len());
+            (&quoted[..end], quoted.get(end + 1..).unwrap_or(""))
+        } else {
+            let end = after.find([';', ' ']).unwrap_or(after.len());
+            (&after[..end], &after[end..])
+        };
+        if key.trim_matches([';', ' ', '\t']).eq_ignore_ascii_case(name) {
+            return Some(value.to_owned());
+        }
+        rest = next.trim_start_matches([';', ' ', '\t']);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_multipart_keep_their_bodies() {
+        let mail = with_lf(
+            b"Content-Type: multipart/mixed;\r\n boundary=\"b=1\"\r\n\r\npreamble\r\n--b=1\r\n\r\nfirst\r\n\
+              --b=1\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nsch=F6n\r\n--b=1--\r\nend\r\n",
+        );
+        let tree = Tree::read(&mail);
+        let texts: Vec<String> = tree.parts.iter().map(Part::text).collect();
+        assert_eq!(texts, ["first", "schön"]);
+    }
+
+    #[test]
+    fn a_message_inside_is_a_leaf() {
+        let mail = b"Content-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: message/rfc822\n\n\
+              Content-Type: multipart/report; boundary=y\n\n--y\nContent-Type: message/delivery-status\n\nAction: failed\n--y--\n--x--\n";
+        let tree = Tree::read(mail);
+        assert_eq!(tree.parts.len(), 1);
+        assert_eq!(tree.parts[0].content_type.essence, "message/rfc822");
+    }
+
+    #[test]
+    fn nesting_and_counts_are_bounded() {
+        let level = |n| format!("Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n");
+        let mail: String = (0..5_000).map(level).collect();
+        assert!(Tree::read(mail.as_bytes()).parts.len() <= PARTS_MAX);
+        let many = format!(
+            "Content-Type: multipart/mixed; boundary=b\n\n{}",
+            "--b\n\nx\n".repeat(100_000)
+        );
+        assert!(Tree::read(many.as_bytes()).parts.len() <= PARTS_MAX + 1);
+    }
+
+    #[test]
+    fn headers_survive_missing_blank_lines_and_folding() {
+        let (fields, at) = Fields::read(b"Subject: a\n b\n\tc\nX-Y: z\nno field here\n");
+        assert_eq!(fields.get("subject"), Some("a b c"));
+        assert_eq!(fields.get("x-y"), Some("z"));
+        assert_eq!(&b"Subject: a\n b\n\tc\nX-Y: z\nno field here\n"[at..], b"no field here\n");
+        let (fields, _) = Fields::read(b"Subject: =?utf-8?q?sch=C3=B6n?=\n\n");
+        assert_eq!(fields.subject(), "schön");
+    }
+}

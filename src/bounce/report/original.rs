@@ -1,0 +1,64 @@
+//! The headers of the mail that came back: in a part of its own, or pasted below a free-text
+//! notice. They are claims of a stranger until a token in them proves true.
+
+use super::{
+    OriginalHeaders, address,
+    mime::{Fields, Tree},
+    text,
+};
+
+/// Part types that carry the returned mail or its header.
+const RETURNED: [&str; 5] = [
+    "message/rfc822",
+    "text/rfc822-headers",
+    "message/rfc822-headers",
+    "message/global",
+    "message/global-headers",
+];
+
+/// Finds the returned headers.
+pub(super) fn find(tree: &Tree<'_>) -> Option<OriginalHeaders> {
+    fields(tree).map(|fields| headers(&fields))
+}
+
+/// Finds the returned header fields.
+pub(super) fn fields(tree: &Tree<'_>) -> Option<Fields> {
+    let in_part = tree
+        .parts
+        .iter()
+        .filter(|p| RETURNED.contains(&p.content_type.essence.as_str()))
+        .map(|p| read(&p.bytes()))
+        .find(|fields| !fields.is_empty());
+    in_part.or_else(|| {
+        let notice = text::notice(tree)?;
+        let (_, below) = text::split_notice(&notice);
+        Some(read(below.as_bytes()))
+            .filter(|f| f.get("Message-ID").is_some() || f.get("From").is_some())
+    })
+}
+
+/// Reads fields after whatever empty or ruled lines stand before them.
+fn read(block: &[u8]) -> Fields {
+    let mut rest = block;
+    for _ in 0..8 {
+        let (fields, at) = Fields::read(rest);
+        if fields.get("From").is_some() || fields.get("Message-ID").is_some() || at >= rest.len() {
+            return fields;
+        }
+        // A line that is no field ends a header: step over it and try again.
+        let line = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |n| n + 1);
+        rest = &rest[at.max(line)..];
+    }
+    Fields::default()
+}
+
+fn headers(fields: &Fields) -> OriginalHeaders {
+    let owned = |name: &str| fields.get(name).filter(|v| !v.is_empty()).map(super::one_line);
+    OriginalHeaders {
+        message_id: fields.get("Message-ID").and_then(address),
+        to: owned("To"),
+        from: owned("From"),
+        list_unsubscribe: owned("List-Unsubscribe"),
+        date: owned("Date"),
+    }
+}

@@ -1,0 +1,385 @@
+//! Free-text bounces: mail servers that say in prose what RFC 3464 would have them say in fields.
+//! No server's form is known here by name; what they share is: a mail system writes, it says that
+//! something was not delivered, an address begins a line, and what follows is the reason.
+
+use super::{
+    Action, Kind, Report, ReportedRecipient, address, diagnostic, mime::Tree, one_line, original,
+};
+
+/// Lines of a notice that are looked at; the reason stands near its top.
+const LINES_MAX: usize = 400;
+/// Octets of a line that are looked at.
+const LINE_MAX: usize = 2_000;
+
+/// Local parts under which mail systems write.
+const SYSTEM_SENDERS: [&str; 6] =
+    ["mailer-daemon", "postmaster", "post_master", "mailerdaemon", "mail-daemon", "mdaemon"];
+
+/// Subjects of failure notices. Lower case.
+const FAILURE_SUBJECTS: [&str; 24] = [
+    "undeliver",
+    "returned mail",
+    "returned to sender",
+    "returning message",
+    "delivery fail",
+    "delivery has failed",
+    "delivery status notification",
+    "delivery notification",
+    "delivery error",
+    "delivery failure",
+    "failure notice",
+    "failed delivery",
+    "failed mail",
+    "mail failure",
+    "mail delivery",
+    "mail system error",
+    "could not be delivered",
+    "couldn't be delivered",
+    "non-delivery",
+    "nondeliverable",
+    "unzustellbar",
+    "nicht zugestellt",
+    "non remis",
+    "no entregado",
+];
+
+/// Phrases by which a notice says that something was not delivered. Lower case.
+const FAILURE_PHRASES: [&str; 32] = [
+    "could not be delivered",
+    "couldn't be delivered",
+    "cannot be delivered",
+    "could not deliver",
+    "wasn't able to deliver",
+    "not able to deliver",
+    "unable to deliver",
+    "unable to be delivered",
+    "error delivering",
+    "error occurred while trying to deliver",
+    "error has occurred while attempting to deliver",
+    "delivery to the following recipient",
+    "delivery failed",
+    "delivery has failed",
+    "did not reach the following recipient",
+    "did not receive this message",
+    "fatal errors",
+    "delivery errors",
+    "delivery problems",
+    "undeliverable",
+    "was rejected by",
+    "failed permanently",
+    "permanent error",
+    "permanent failure",
+    "transcript of session follows",
+    "invalid final delivery",
+    "server message",
+    "failure reasons",
+    "error message below",
+    "recipient addresses that were incorrectly constructed",
+    "the group you tried to contact",
+    "konnte nicht zugestellt werden",
+];
+
+/// Phrases by which a notice says that it is only late. Lower case.
+const DELAY_PHRASES: [&str; 12] = [
+    "warning message only",
+    "this is a warning only",
+    "still being retried",
+    "will be retried for",
+    "has been delayed",
+    "is delayed for more",
+    "only a temporary failure report",
+    "will keep trying",
+    "do not need to resend",
+    "could not send mail for past",
+    "delivery is delayed",
+    "not yet been delivered",
+];
+
+/// How the line begins that stands above the returned mail. Ornaments are stripped first. Lower
+/// case.
+const BELOW: [&str; 19] = [
+    "below this line is a copy",
+    "this is a copy of",
+    "the header of the original",
+    "headers of the original",
+    "message headers follow",
+    "original message",
+    "original mail as follows",
+    "below is a copy of",
+    "enclosed is a copy",
+    "unsent message",
+    "returned message",
+    "included is a copy",
+    "copy of your message",
+    "message text follows",
+    "message header",
+    "received:",
+    "return-path:",
+    "dkim-signature:",
+    "delivered-to:",
+];
+
+/// Words before an address that make it somebody else's than the recipient's. Lower case.
+const NOT_THE_RECIPIENT: [&str; 10] =
+    ["from", "from:", "sender", "sender:", "contact", "by", "mailto:", "f=", "cc:", "reply-to:"];
+
+/// Reads the mail as a free-text bounce; false when it is none.
+pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
+    let named = tree.fields.get("X-Failed-Recipients").unwrap_or("");
+    let returns_mail = tree.part("message/rfc822").is_some();
+    let by_system = from_a_mail_system(tree) || (returns_mail && nobody_reads_replies(tree));
+    if !by_system && named.is_empty() {
+        return false;
+    }
+    let Some(notice) = notice(tree) else { return false };
+    let (said, _) = split_notice(&notice);
+    let words = one_line_lower(said);
+    let subject = report.subject.trim().to_lowercase();
+    let says_so = FAILURE_SUBJECTS.iter().any(|s| subject.contains(s))
+        || contains_any(&words, &FAILURE_PHRASES)
+        || contains_any(&words, &DELAY_PHRASES);
+    if named.is_empty() && !says_so {
+        return false;
+    }
+    let delayed = contains_any(&words, &DELAY_PHRASES) || subject.starts_with("warning");
+    report.kind = if delayed { Kind::Delayed } else { Kind::Failed };
+    let addresses = recipients(tree, said, named);
+    let single = addresses.len() == 1;
+    for address in addresses {
+        report.add(recipient(said, address, single, delayed));
+    }
+    true
+}
+
+/// Whether a mail system rather than a person wrote the mail.
+pub(super) fn from_a_mail_system(tree: &Tree<'_>) -> bool {
+    let from = tree.fields.get("From").unwrap_or("").to_ascii_lowercase();
+    let local = address(&from).unwrap_or_default();
+    let local = local.split(['@', ' ']).next().unwrap_or_default();
+    let null_path = tree.fields.get("Return-Path").is_some_and(|p| p.trim() == "<>");
+    SYSTEM_SENDERS.contains(&local)
+        || from.contains("mailer-daemon")
+        || from.contains("mail delivery s")
+        || null_path
+}
+
+/// Whether the sender's name says that a program wrote.
+fn nobody_reads_replies(tree: &Tree<'_>) -> bool {
+    let from = tree.fields.get("From").and_then(address).unwrap_or_default().to_ascii_lowercase();
+    ["no-reply@", "noreply@", "donotreply@", "do-not-reply@"].iter().any(|n| from.starts_with(n))
+}
+
+/// The prose of the mail: the first leaf of text that says anything.
+pub(super) fn notice(tree: &Tree<'_>) -> Option<String> {
+    tree.parts
+        .iter()
+        .filter(|p| matches!(p.content_type.essence.as_str(), "text/plain" | "text/html"))
+        .map(super::mime::Part::text)
+        .find(|text| !text.trim().is_empty())
+}
+
+/// Cuts a notice into what the server says and the returned mail below it.
+pub(super) fn split_notice(notice: &str) -> (&str, &str) {
+    let mut at = 0;
+    for line in notice.split_inclusive('\n') {
+        let bare = line.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '=' | '*'));
+        let head: String = bare.chars().take(40).collect::<String>().to_ascii_lowercase();
+        if BELOW.iter().any(|words| head.starts_with(words)) {
+            let is_field = head.split(' ').next().is_some_and(|word| word.ends_with(':'));
+            let below = if is_field { at } else { at + line.len() };
+            return (&notice[..at], &notice[below..]);
+        }
+        at += line.len();
+    }
+    (notice, "")
+}
+
+/// Everything a notice says about one address: from each line that names it to the next line that
+/// begins with another.
+pub(super) fn about(said: &str, wanted: &str) -> Option<String> {
+    let wanted = wanted.to_ascii_lowercase();
+    let mut out = String::new();
+    let mut inside = false;
+    for line in lines(said) {
+        if line.to_ascii_lowercase().contains(&wanted) {
+            inside = true;
+        } else if another_host(line) {
+            inside = false;
+        } else if let Some(other) = leading_address(line)
+            && !other.eq_ignore_ascii_case(&wanted)
+        {
+            inside = false;
+        }
+        if inside {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    (!out.is_empty()).then_some(out)
+}
+
+/// Where a transcript turns to another host: `While talking to …`, `550 host (smtp)... …`.
+fn another_host(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let code = words.next().is_some_and(|w| w.len() == 3 && w.bytes().all(|b| b.is_ascii_digit()));
+    (code && words.nth(1).is_some_and(|w| w.starts_with("(smtp)")))
+        || line.trim_start_matches(['.', ' ']).to_ascii_lowercase().starts_with("while talking to")
+}
+
+fn recipient(said: &str, address: String, single: bool, delayed: bool) -> ReportedRecipient {
+    let about = about(said, &address).unwrap_or_default();
+    let mut codes = diagnostic::codes(&about);
+    let mut text = about.as_str();
+    // A reason above the address, or no address in the text at all.
+    let speechless = codes.reply.is_none() && codes.enhanced.is_none();
+    if single && speechless {
+        let all = diagnostic::codes(said);
+        if all.reply.is_some() || all.enhanced.is_some() || about.trim().len() < address.len() + 8 {
+            (codes, text) = (all, said);
+        }
+    }
+    ReportedRecipient {
+        action: Some(if delayed { Action::Delayed } else { Action::Failed }),
+        original: None,
+        code: codes.reply,
+        status: codes.enhanced,
+        temporary: codes.temporary || delayed,
+        phase: diagnostic::phase(text),
+        diagnostic: one_line(text),
+        notice: if single { one_line(said) } else { String::new() },
+        remote_mta: None,
+        address,
+    }
+}
+
+/// Whom the notice is about: the field that says so, else addresses that begin a line, else any
+/// address that is not plainly somebody else's, else whom the returned mail was sent to.
+fn recipients(tree: &Tree<'_>, said: &str, named: &str) -> Vec<String> {
+    let ours = [tree.fields.get("To"), tree.fields.get("From")];
+    let ours: Vec<String> =
+        ours.into_iter().flatten().filter_map(address).map(|a| a.to_lowercase()).collect();
+    let foreign = |a: &String| !ours.contains(&a.to_lowercase());
+    let leading = leading_addresses(said);
+    if leading.iter().any(foreign) {
+        return leading.into_iter().filter(foreign).collect();
+    }
+    let listed: Vec<String> =
+        named.split(',').filter_map(address).filter(|a| a.contains('@')).collect();
+    if !listed.is_empty() {
+        return listed;
+    }
+    let mentioned: Vec<(String, bool)> = lines(said).flat_map(mentioned).collect();
+    let elsewhere = |a: &String| mentioned.iter().any(|(other, theirs)| *theirs && other == a);
+    let mut addresses = mentioned.iter().map(|(a, _)| a).filter(|a| foreign(a) && !elsewhere(a));
+    if let Some(address) = addresses.next() {
+        return vec![address.clone()];
+    }
+    if !leading.is_empty() {
+        return leading;
+    }
+    let returned = original::fields(tree).unwrap_or_default();
+    let to = returned.get("To").unwrap_or("").split(',').filter_map(address);
+    to.filter(|a| a.contains('@')).collect()
+}
+
+/// The addresses that begin lines, without one that the line above gives to somebody else ("a
+/// message sent by").
+fn leading_addresses(said: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut above = "";
+    for line in lines(said) {
+        let word = above.split_whitespace().next_back().unwrap_or("").to_ascii_lowercase();
+        if !NOT_THE_RECIPIENT.contains(&word.as_str()) {
+            found.extend(leading_address(line));
+        }
+        if !line.trim().is_empty() {
+            above = line;
+        }
+    }
+    found
+}
+
+/// The address with which a line begins, after brackets, quotes and the marks of transcripts.
+fn leading_address(line: &str) -> Option<String> {
+    let mut rest = line.trim_start();
+    for mark in [">>> RCPT TO:", ">>> RCPT To:", ">>>", "Recipient:", "Recipient address:"] {
+        rest = rest.strip_prefix(mark).map_or(rest, str::trim_start);
+    }
+    // `554 <address>...` is how sendmail sums up.
+    if rest.len() > 5 && rest.as_bytes()[..3].iter().all(u8::is_ascii_digit) {
+        rest = rest.get(4..).filter(|r| r.starts_with('<')).unwrap_or(rest);
+    }
+    let quoted = rest.starts_with(['<', '"']);
+    let rest = rest.trim_start_matches(['<', '"', '\'']);
+    let end = rest
+        .find(|c: char| c.is_whitespace() || matches!(c, '>' | '"' | ',' | '\'' | '('))
+        .unwrap_or(rest.len());
+    let token = rest[..end].trim_end_matches([':', '.', ';']);
+    let after = rest[end..].trim_start_matches(['>', '"']).trim_start();
+    // "someone@example.org wrote" is prose; a list entry is followed by nothing or a mark.
+    let entry = quoted
+        || after.is_empty()
+        || rest[..end].ends_with(':')
+        || after.starts_with(['<', '[', '(', ':', '-'])
+        || line.starts_with(|c: char| !c.is_whitespace());
+    (entry && is_address(token)).then(|| token.to_owned())
+}
+
+/// Addresses anywhere in a line, each with whether it follows a word that makes it somebody
+/// else's.
+fn mentioned(line: &str) -> Vec<(String, bool)> {
+    let mut out = Vec::new();
+    let mut before = "";
+    for word in line.split_whitespace() {
+        let lower = word.to_ascii_lowercase();
+        let glued =
+            NOT_THE_RECIPIENT.iter().any(|w| w.ends_with([':', '=']) && lower.starts_with(w));
+        let token = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        let token = token.rsplit(['<', ':', '[', '(']).next().unwrap_or_default();
+        let follows = NOT_THE_RECIPIENT.contains(&before.to_ascii_lowercase().as_str());
+        if is_address(token) {
+            out.push((token.to_owned(), glued || follows));
+        }
+        before = word;
+    }
+    out
+}
+
+/// Whether a word is an address: a local part, one `@` outside of quotes, a dotted domain.
+fn is_address(token: &str) -> bool {
+    token.rsplit_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty()
+            && token.len() <= 320
+            && domain.contains('.')
+            && domain.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+            && !domain.starts_with('.')
+            && !domain.ends_with('.')
+            && !local.contains(['<', '>', '(', ')', '=', '/', ':'])
+    })
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().take(LINES_MAX).map(|line| {
+        let cut = (0..=line.len().min(LINE_MAX)).rev().find(|n| line.is_char_boundary(*n));
+        &line[..cut.unwrap_or(0)]
+    })
+}
+
+/// The text in lower case with single spaces, cut well above any real notice.
+fn one_line_lower(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(16_384));
+    for word in text.split_whitespace() {
+        if out.len() > 16_384 {
+            break;
+        }
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(&word.to_lowercase());
+    }
+    out
+}
+
+fn contains_any(text: &str, phrases: &[&str]) -> bool {
+    phrases.iter().any(|phrase| text.contains(phrase))
+}
