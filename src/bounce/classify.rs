@@ -15,35 +15,13 @@ mod rules;
 
 use serde::{Deserialize, Serialize};
 
-use crate::provider::ProviderId;
-
-/// An enhanced status code: class, subject, detail (RFC 3463, section 2).
-pub type EnhancedCode = (u8, u16, u16);
+use crate::{
+    provider::ProviderId,
+    smtp::{client::Phase, reply::EnhancedCode},
+};
 
 /// Octets of text that are looked at.
 const TEXT_MAX: usize = 4_096;
-
-/// The step of the SMTP dialogue (RFC 5321, section 4.1.4) that was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// Opening the connection, up to and with the greeting.
-    Connect,
-    /// EHLO or HELO.
-    Hello,
-    /// STARTTLS and the handshake.
-    Tls,
-    /// AUTH.
-    Auth,
-    /// MAIL FROM: about the sender, never about the reader.
-    MailFrom,
-    /// RCPT TO: the only step that is about the reader alone.
-    RcptTo,
-    /// DATA, before the message.
-    Data,
-    /// The final dot: about the message.
-    EndOfData,
-}
 
 /// What is known of a refusal.
 #[derive(Debug, Clone, Copy)]
@@ -227,13 +205,13 @@ fn guard(mut class: Classification, evidence: &Evidence<'_>) -> Classification {
     }
     match evidence.phase {
         // The reader had not been named yet.
-        Some(phase) if phase < Phase::RcptTo && readers => {
+        Some(phase) if readers && before_recipient(phase) => {
             class.fault = Fault::Policy;
             class.reason = Reason::SenderRefused;
             class.rule = "refused-before-recipient";
         }
         // The reader had been accepted: a filter speaks, unless it names the address in code.
-        Some(Phase::Data | Phase::EndOfData)
+        Some(Phase::Data | Phase::Body | Phase::Dot)
             if class.fault == Fault::Recipient
                 && !(class.reason == Reason::NoSuchUser && class.grounds == Grounds::Stated) =>
         {
@@ -244,6 +222,11 @@ fn guard(mut class: Classification, evidence: &Evidence<'_>) -> Classification {
         _ => {}
     }
     class
+}
+
+/// Whether the dialogue had not come to a recipient yet. QUIT comes after all of them.
+fn before_recipient(phase: Phase) -> bool {
+    !matches!(phase, Phase::RcptTo | Phase::Data | Phase::Body | Phase::Dot | Phase::Quit)
 }
 
 /// Whether the reply's words and codes alone say that it lasts.
@@ -268,7 +251,7 @@ fn grounds(rule: &rules::Rule, evidence: &Evidence<'_>) -> Grounds {
 
 /// An address status code that speaks of the destination (RFC 3463, section 3.2).
 fn names_the_address(evidence: &Evidence<'_>) -> bool {
-    matches!(evidence.enhanced, Some((5, 1, detail)) if !matches!(detail, 0 | 7 | 8 | 9))
+    matches!(evidence.enhanced, Some(EnhancedCode(5, 1, detail)) if !matches!(detail, 0 | 7 | 8 | 9))
 }
 
 /// The text as rules see it: lower case, one space between words, the codes that repeat on each
@@ -319,7 +302,7 @@ mod tests {
         assert_eq!(at(Phase::RcptTo), Fault::Recipient);
         assert_eq!(at(Phase::MailFrom), Fault::Policy);
         assert_eq!(at(Phase::Connect), Fault::Policy);
-        assert_eq!(at(Phase::EndOfData), Fault::Mailbox);
+        assert_eq!(at(Phase::Dot), Fault::Mailbox);
         let hard = |phase| class(phase, 550, "No such user here").is_hard();
         assert!(hard(Some(Phase::RcptTo)));
         assert!(!hard(None), "words alone need a second issue");
@@ -343,13 +326,18 @@ mod tests {
         use Phase as P;
         proptest::option::of(proptest::sample::select(vec![
             P::Connect,
-            P::Hello,
             P::Tls,
+            P::Greeting,
+            P::Ehlo,
+            P::StartTls,
             P::Auth,
+            P::Idle,
+            P::Rset,
             P::MailFrom,
             P::RcptTo,
             P::Data,
-            P::EndOfData,
+            P::Body,
+            P::Dot,
         ]))
     }
 
@@ -358,7 +346,8 @@ mod tests {
         fn never_the_readers_fault_before_rcpt_and_never_hard_on_class_4(
             phase in any_phase(),
             code in proptest::option::of(400u16..600),
-            enhanced in proptest::option::of((4u8..6, 0u16..10, 0u16..40)),
+            enhanced in proptest::option::of((4u8..6, 0u16..10, 0u16..40)
+                .prop_map(|(class, subject, detail)| EnhancedCode(class, subject, detail))),
             text in ".{0,40}(user unknown|mailbox full|spam|host unknown|)?.{0,40}",
         ) {
             let class = classify(&Evidence {

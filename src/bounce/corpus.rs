@@ -128,7 +128,7 @@ impl Score {
         let status = row["status"].as_str()?;
         self.statuses += 1;
         let first = report.recipients.first().and_then(|r| r.status);
-        let first = first.map(|(a, b, c)| format!("{a}.{b}.{c}")).unwrap_or_default();
+        let first = first.map(|code| code.to_string()).unwrap_or_default();
         if first == status {
             self.statuses_right += 1;
             return None;

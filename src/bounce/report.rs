@@ -15,13 +15,22 @@ mod dsn;
 mod feedback;
 mod mime;
 mod original;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use mime::Tree;
 use serde::{Deserialize, Serialize};
 
-use super::classify::{Classification, EnhancedCode, Evidence, Fault, Permanence, Phase, classify};
-use crate::provider::ProviderId;
+use super::classify::{Classification, Evidence, Fault, Permanence, classify};
+use crate::{
+    provider::ProviderId,
+    smtp::{
+        client::Phase,
+        reply::EnhancedCode,
+        verp::{self, TokenMailbox},
+    },
+};
 
 /// The largest mail that is read, in octets; reports carry at most a copy of one of ours.
 pub const SIZE_MAX: usize = 5 * 1024 * 1024;
@@ -196,7 +205,42 @@ pub fn read(raw: &[u8], envelope_recipient: Option<&str>) -> Result<Report, Read
     Ok(report)
 }
 
+/// Where a token was found: the envelope is set by the server that sent the report, the returned
+/// headers may have been copied from any mail of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// In the address that the mail was sent to.
+    Envelope,
+    /// In the returned `List-Unsubscribe`.
+    ReturnedHeaders,
+}
+
 impl Report {
+    /// Tokens that the mail carries, the best witness first. None is proven here: the key ring
+    /// says whether one is genuine, the caller whether the returned `Message-ID` is one of ours.
+    pub fn tokens(&self) -> impl Iterator<Item = (TokenPlace, TokenMailbox, &str)> {
+        let envelope = self.envelope_recipient.as_deref().and_then(verp::find);
+        let original = self.original.as_ref();
+        let returned = original
+            .and_then(|o| o.list_unsubscribe.as_deref())
+            .and_then(|list| list.split(',').find_map(verp::find));
+        envelope
+            .map(|(mailbox, token)| (TokenPlace::Envelope, mailbox, token))
+            .into_iter()
+            .chain(returned.map(|(mailbox, token)| (TokenPlace::ReturnedHeaders, mailbox, token)))
+    }
+
+    /// What the report says about a reader whom a token named: the entry with that address, else
+    /// the first one that failed, as the reader forwards and the failing address is another.
+    pub fn about(&self, address: &str) -> Option<&ReportedRecipient> {
+        let names = |r: &&ReportedRecipient| {
+            r.address.eq_ignore_ascii_case(address)
+                || r.original.as_ref().is_some_and(|o| o.eq_ignore_ascii_case(address))
+        };
+        let failed = |r: &&ReportedRecipient| r.action != Some(Action::Delivered);
+        self.recipients.iter().find(names).or_else(|| self.recipients.iter().find(failed))
+    }
+
     /// Adds a recipient, unless its address is already there or there are enough.
     fn add(&mut self, recipient: ReportedRecipient) {
         let known = |r: &ReportedRecipient| r.address.eq_ignore_ascii_case(&recipient.address);

@@ -5,8 +5,11 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::{EnhancedCode, Evidence, Fault, Permanence, Phase, Reason};
-use crate::provider::Providers;
+use super::{Evidence, Fault, Permanence, Reason};
+use crate::{
+    provider::Providers,
+    smtp::{client::Phase, reply::EnhancedCode},
+};
 
 const EMBEDDED: &str = include_str!("rules.toml");
 
@@ -87,7 +90,7 @@ impl TryFrom<String> for Pattern {
 }
 
 impl Pattern {
-    fn fits(&self, (class, subject, detail): EnhancedCode) -> bool {
+    fn fits(&self, EnhancedCode(class, subject, detail): EnhancedCode) -> bool {
         self.0.is_none_or(|c| c == class)
             && self.1.is_none_or(|s| s == subject)
             && self.2.is_none_or(|d| d == detail)
@@ -140,11 +143,7 @@ mod tests {
         for rule in embedded() {
             assert!(!rule.example.is_empty(), "rule {} has no example", rule.name);
             for example in &rule.example {
-                let enhanced = example.enhanced.as_ref().map(|text| {
-                    let mut n = text.split('.').map(|n| n.parse::<u16>().unwrap());
-                    let mut next = || n.next().unwrap();
-                    (next() as u8, next(), next())
-                });
+                let enhanced = example.enhanced.as_ref().map(|text| text.parse().unwrap());
                 let provider = example
                     .provider
                     .as_ref()

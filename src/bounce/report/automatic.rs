@@ -2,15 +2,16 @@
 //! prove oneself human; and the mails that a mail client sends to the unsubscribe address.
 
 use super::{Kind, Report, mime::Tree};
+use crate::smtp::verp::{self, TokenMailbox};
 
 /// A mail to `u+TOKEN@`, whatever it says: mail clients send it when the reader presses
 /// "unsubscribe" (RFC 2369, section 3.2), often marked as automatic. Some say so without it.
 pub(super) fn unsubscribe(tree: &Tree<'_>, report: &mut Report) -> bool {
-    let to_us = report.envelope_recipient.as_deref().is_some_and(|address| {
-        address.split('@').next().is_some_and(|local| {
-            local.get(..2).is_some_and(|prefix| prefix.eq_ignore_ascii_case("u+"))
-        })
-    });
+    let to_us = report
+        .envelope_recipient
+        .as_deref()
+        .and_then(verp::find)
+        .is_some_and(|(mailbox, _)| mailbox == TokenMailbox::Unsubscribe);
     let subject = report.subject.trim();
     let by_client = subject.eq_ignore_ascii_case("unsubscribe")
         && tree.fields.get("Auto-Submitted").is_some_and(|v| !v.trim().eq_ignore_ascii_case("no"));

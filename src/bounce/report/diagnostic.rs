@@ -1,7 +1,7 @@
 //! Codes and SMTP phases inside the prose of servers: `550 5.1.1`, `(#5.1.1)`, "in reply to RCPT
 //! TO command". Knows nothing of whose fault anything is.
 
-use super::{EnhancedCode, Phase};
+use crate::smtp::{client::Phase, reply::EnhancedCode};
 
 /// What a piece of diagnostic text says in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,7 +29,7 @@ pub(super) fn codes(text: &str) -> Codes {
         let token = text[at..end].trim_end_matches('.');
         let free = at == 0
             || !(bytes[at - 1].is_ascii_alphanumeric() || matches!(bytes[at - 1], b'.' | b'_'));
-        if free && let Some(code) = enhanced(token) {
+        if free && let Ok(code) = token.parse::<EnhancedCode>() {
             found.temporary |= code.0 == 4;
             found.enhanced.get_or_insert(code);
             if let Some(reply_end) = beside.take()
@@ -49,17 +49,6 @@ pub(super) fn codes(text: &str) -> Codes {
     found
 }
 
-/// `x.y.z` of class 2, 4 or 5 (RFC 3463, section 2).
-pub(super) fn enhanced(token: &str) -> Option<EnhancedCode> {
-    let mut numbers = token.split('.');
-    let (class, subject, detail) = (numbers.next()?, numbers.next()?, numbers.next()?);
-    if numbers.next().is_some() || subject.len() > 3 || detail.len() > 3 {
-        return None;
-    }
-    let class = class.parse().ok().filter(|c| matches!(c, 2 | 4 | 5))?;
-    Some((class, subject.parse().ok()?, detail.parse().ok()?))
-}
-
 /// A reply code stands where a reply begins: at the start, after a punctuation mark, or before
 /// an enhanced code. "within 500 minutes" is none.
 fn reply_code(bytes: &[u8], at: usize, token: &str) -> Option<u16> {
@@ -74,18 +63,18 @@ fn reply_code(bytes: &[u8], at: usize, token: &str) -> Option<u16> {
     let tail = &tail[..tail.len().min(12)];
     let tail = tail.strip_prefix(b"'").unwrap_or(tail);
     let token = tail.split(|b| !(b.is_ascii_digit() || *b == b'.')).next().unwrap_or_default();
-    let speaks = std::str::from_utf8(token).ok().and_then(enhanced).is_some();
+    let speaks = std::str::from_utf8(token).is_ok_and(|t| t.parse::<EnhancedCode>().is_ok());
     (begins || speaks).then_some(code)
 }
 
 /// Phrases by which mail servers name the command that was refused. Lower case.
 const PHASES: &[(&str, Phase)] = &[
-    ("end of data command", Phase::EndOfData),
-    ("after end of data", Phase::EndOfData),
-    ("after sending the message", Phase::EndOfData),
-    ("failed after i sent the message", Phase::EndOfData),
-    ("final data", Phase::EndOfData),
-    ("for text command", Phase::EndOfData),
+    ("end of data command", Phase::Dot),
+    ("after end of data", Phase::Dot),
+    ("after sending the message", Phase::Dot),
+    ("failed after i sent the message", Phase::Dot),
+    ("final data", Phase::Dot),
+    ("for text command", Phase::Dot),
     ("reply to data", Phase::Data),
     ("after data", Phase::Data),
     (">>> data", Phase::Data),
@@ -106,16 +95,16 @@ const PHASES: &[(&str, Phase)] = &[
     ("[mail_from]", Phase::MailFrom),
     ("sender was rejected", Phase::MailFrom),
     ("server rejected mail from", Phase::MailFrom),
-    ("reply to helo", Phase::Hello),
-    ("reply to ehlo", Phase::Hello),
-    ("after helo", Phase::Hello),
-    ("after ehlo", Phase::Hello),
-    (">>> ehlo", Phase::Hello),
-    (">>> helo", Phase::Hello),
-    ("my name was rejected", Phase::Hello),
-    ("starttls command", Phase::Tls),
-    ("after initial connection", Phase::Connect),
-    ("refused to talk to me", Phase::Connect),
+    ("reply to helo", Phase::Ehlo),
+    ("reply to ehlo", Phase::Ehlo),
+    ("after helo", Phase::Ehlo),
+    ("after ehlo", Phase::Ehlo),
+    (">>> ehlo", Phase::Ehlo),
+    (">>> helo", Phase::Ehlo),
+    ("my name was rejected", Phase::Ehlo),
+    ("starttls command", Phase::StartTls),
+    ("after initial connection", Phase::Greeting),
+    ("refused to talk to me", Phase::Greeting),
 ];
 
 /// The command that was refused, if the text names it; the last one named counts, as transcripts
@@ -139,15 +128,15 @@ mod tests {
             let found = codes(text);
             assert_eq!((found.reply, found.enhanced), (reply, enhanced), "{text}");
         };
-        check("smtp; 550 5.1.1 <ada@example.org>: no", Some(550), Some((5, 1, 1)));
-        check("550-5.7.26 first\n550 5.7.26 second", Some(550), Some((5, 7, 26)));
+        check("smtp; 550 5.1.1 <ada@example.org>: no", Some(550), Some(EnhancedCode(5, 1, 1)));
+        check("550-5.7.26 first\n550 5.7.26 second", Some(550), Some(EnhancedCode(5, 7, 26)));
         check("mx.example [192.0.2.5]: 451 later", Some(451), None);
-        check("Sorry, no such box. (#5.1.1)", None, Some((5, 1, 1)));
+        check("Sorry, no such box. (#5.1.1)", None, Some(EnhancedCode(5, 1, 1)));
         check("tried 500 times in 432000 seconds", None, None);
-        check("5.1.0 - unknown: 550-'5.7.1 no access'", Some(550), Some((5, 7, 1)));
+        check("5.1.0 - unknown: 550-'5.7.1 no access'", Some(550), Some(EnhancedCode(5, 7, 1)));
         check("address 5.5.5.5 and version v4.1.2", None, None);
-        check("550: 5.2.1 disabled", Some(550), Some((5, 2, 1)));
-        check("220-mx 421 4.2.1 later", Some(421), Some((4, 2, 1)));
+        check("550: 5.2.1 disabled", Some(550), Some(EnhancedCode(5, 2, 1)));
+        check("220-mx 421 4.2.1 later", Some(421), Some(EnhancedCode(4, 2, 1)));
         check("", None, None);
         assert!(codes("554 5.4.7 expired <421 4.4.2 timed out>").temporary);
         assert!(!codes("554 5.1.1 no").temporary);

@@ -6,6 +6,7 @@ use super::{
     mime::{Fields, Tree},
     one_line, text,
 };
+use crate::smtp::reply::EnhancedCode;
 
 /// Per-recipient blocks read of one report.
 const BLOCKS_MAX: usize = 200;
@@ -37,10 +38,13 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         let groups = fields.split_at(&["Final-Recipient", "Original-Recipient", "Status"]);
         found.extend(groups.iter().filter_map(recipient));
     }
-    let single = found.len() == 1;
-    for mut recipient in found {
-        complete(&mut recipient, &notice, single);
+    for recipient in found {
         report.add(recipient);
+    }
+    let (said, _) = text::split_notice(&notice);
+    let single = report.recipients.len() == 1;
+    for recipient in &mut report.recipients {
+        complete(recipient, said, single);
     }
     let Some(kind) = kind(report) else { return false };
     report.kind = kind;
@@ -90,7 +94,7 @@ fn recipient(fields: &Fields) -> Option<ReportedRecipient> {
     let diagnostic = fields.all("Diagnostic-Code").map(after_type).collect::<Vec<_>>().join(" ");
     let codes = diagnostic::codes(&diagnostic);
     let status = fields.get("Status").and_then(|s| {
-        diagnostic::enhanced(s.trim().split([' ', '(', '\t']).next().unwrap_or_default())
+        s.trim().split([' ', '(', '\t']).next().unwrap_or_default().parse::<EnhancedCode>().ok()
     });
     Some(ReportedRecipient {
         address,
@@ -108,8 +112,7 @@ fn recipient(fields: &Fields) -> Option<ReportedRecipient> {
 }
 
 /// Fills in from the prose what the fields leave open.
-fn complete(recipient: &mut ReportedRecipient, notice: &str, single: bool) {
-    let (said, _) = text::split_notice(notice);
+fn complete(recipient: &mut ReportedRecipient, said: &str, single: bool) {
     if single {
         recipient.notice = one_line(said);
     }
