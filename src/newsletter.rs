@@ -30,7 +30,7 @@ record! {
         pub from_address: String,
         /// A mailbox that people read.
         pub reply_to: String,
-        /// The subject of an issue that has none of its own; `{name}` and `{number}` stand for
+        /// The subject of an issue that has none of its own; `{{newsletter}}` and `{{number}}` stand for
         /// the newsletter's name and the issue's number.
         pub subject_pattern: String,
         /// A BCP 47 language tag.
@@ -108,7 +108,7 @@ pub async fn create(
         .write(
             "INSERT INTO newsletter (uid, slug, name, description, from_name, from_address, \
              reply_to, subject_pattern, language, postal_address, accent_color, created_at) \
-             VALUES ($1, $2, $3, $4, $3, $5, $5, '{name} #{number}', 'en', '', '#1f5fbf', $6)",
+             VALUES ($1, $2, $3, $4, $3, $5, $5, '{{newsletter}} #{{number}}', 'en', '', '#1f5fbf', $6)",
         )
         .bind(Uuid::now_v7().to_string())
         .bind(new.slug.clone())

@@ -6,13 +6,13 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT;
 
--- One running (or once running) daemon.
+-- One running (or once running) daemon. It keeps its claims for as long as it renews its lease.
 CREATE TABLE node (
-    id           INTEGER NOT NULL PRIMARY KEY,
-    uid          TEXT    NOT NULL UNIQUE,
-    started_at   INTEGER NOT NULL,
-    heartbeat_at INTEGER NOT NULL,
-    stopped_at   INTEGER
+    id          INTEGER NOT NULL PRIMARY KEY,
+    uid         TEXT    NOT NULL UNIQUE,
+    started_at  INTEGER NOT NULL,
+    lease_until INTEGER NOT NULL,
+    stopped_at  INTEGER
 ) STRICT;
 
 CREATE TABLE newsletter (
@@ -143,7 +143,7 @@ CREATE TABLE issue (
     first_event_id INTEGER,
     UNIQUE (newsletter_id, number)
 ) STRICT;
-CREATE INDEX issue_in_motion ON issue (state) WHERE state IN (1, 2, 3, 4);
+CREATE INDEX issue_in_motion ON issue (state) WHERE state > 0 AND finished_at IS NULL;
 
 -- What a copy is made from, rendered once when the send was asked for: a restart or an upgrade in
 -- the middle of a send cannot change what the rest of the readers get.
@@ -163,9 +163,8 @@ CREATE TABLE issue_stage (
 -- One node's hold on a batch of deliveries. Ids grow by one per claim: a delivery row names the
 -- claim that holds it, so a stale claim matches no row.
 CREATE TABLE claim (
-    id          INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    node_id     INTEGER NOT NULL REFERENCES node (id),
-    lease_until INTEGER NOT NULL
+    id      INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    node_id INTEGER NOT NULL REFERENCES node (id)
 ) STRICT;
 
 -- The ledger: one row per copy of an issue. `due_at` is null until a first attempt was put off, so

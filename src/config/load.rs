@@ -85,6 +85,9 @@ impl Config {
                 return fail(key, "must be a host name in ASCII (an A-label for IDN)");
             }
         }
+        if self.sending.stages_percent.len() > crate::delivery::plan::STAGES_MAX {
+            return fail("stages_percent", "at most six stages");
+        }
         let mut last = 0.0;
         for &percent in &self.sending.stages_percent {
             if !(percent > last && percent < 100.0) {

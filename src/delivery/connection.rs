@@ -1,0 +1,394 @@
+//! One connection's worker: takes copies that may go, hands them off, makes and sends them one after
+//! the other, and reports what became of each.
+//!
+//! While one slice of copies is being sent the next one is handed off, so the wire does not wait for
+//! the disk. A slice is as long as about a second of this connection's work, so that a pause, a stop
+//! or a lost connection finds few copies on their way.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tracing::{debug, warn};
+
+use super::{
+    compose::{Composer, Prepared},
+    dispatch::Dispatch,
+    health::Health,
+    journal::Journal,
+    ledger::Ledger,
+    policy::{self, Decision, Schedule},
+    queue::{Handed, Settlement},
+};
+use crate::{
+    db::state::{CopyState, EventKind},
+    event::Event,
+    id::{CopyId, NodeId},
+    provider::ProviderId,
+    smtp::client::{Endpoint, Envelope, Outgoing, Session, SessionState, Transaction, Verdict},
+    timestamp::Timestamp,
+};
+
+/// The most copies that one slice has.
+const SLICE_MAX: u32 = 32;
+/// How much work a slice should be.
+const SLICE_TIME: Duration = Duration::from_millis(500);
+
+/// What all connections of all relays share.
+pub struct Shared {
+    /// Where copies come from.
+    pub dispatch: Arc<Dispatch>,
+    /// Where they are marked and their outcomes go.
+    pub ledger: Ledger,
+    /// The record of final dots.
+    pub journal: Arc<Journal>,
+    /// What copies are made from.
+    pub composer: Arc<Composer>,
+    /// This daemon.
+    pub node: NodeId,
+    /// Waits between tries.
+    pub retry_delays: Vec<Duration>,
+    /// How long an idle connection stays open.
+    pub idle: Duration,
+    /// Numbers connections.
+    pub sessions: std::sync::atomic::AtomicI64,
+}
+
+/// One relay as its connections see it.
+pub struct Relay {
+    /// Its number in the dispatch.
+    pub index: usize,
+    /// What operators call it.
+    pub name: String,
+    /// Where it is and how it is spoken to.
+    pub endpoint: Endpoint,
+    /// After how many copies a connection is made anew.
+    pub messages_per_connection: u64,
+    /// Whether it can be reached, over all its connections.
+    pub health: Health,
+}
+
+/// One worker; see the module.
+pub struct Connection {
+    shared: Arc<Shared>,
+    relay: Arc<Relay>,
+    /// Whether it sends service mail only.
+    reserved: bool,
+    session: Option<Session>,
+    number: i64,
+    ready: VecDeque<Handed>,
+    coming: Option<JoinHandle<Option<Vec<Handed>>>>,
+    per_copy: Duration,
+    body: Vec<u8>,
+}
+
+impl Connection {
+    /// A worker for `relay` without a session yet.
+    pub fn new(shared: Arc<Shared>, relay: Arc<Relay>, reserved: bool) -> Self {
+        Self {
+            shared,
+            relay,
+            reserved,
+            session: None,
+            number: 0,
+            ready: VecDeque::new(),
+            coming: None,
+            per_copy: Duration::from_millis(20),
+            body: Vec::new(),
+        }
+    }
+
+    /// Works until the daemon drains.
+    pub async fn run(mut self) {
+        while self.fill().await {
+            if !self.connected().await {
+                self.give_back_all().await;
+                continue;
+            }
+            self.send_next().await;
+        }
+        self.give_back_all().await;
+        if let Some(session) = self.session.take() {
+            session.quit().await;
+        }
+    }
+
+    /// Makes sure a copy is ready; false when there will be none any more.
+    async fn fill(&mut self) -> bool {
+        while self.ready.is_empty() {
+            let mut coming = match self.coming.take() {
+                Some(coming) => coming,
+                None => self.fetch(),
+            };
+            let came = match tokio::time::timeout(self.shared.idle, &mut coming).await {
+                Ok(came) => came,
+                Err(_) => {
+                    if let Some(session) = self.session.take() {
+                        session.quit().await;
+                    }
+                    coming.await
+                }
+            };
+            match came {
+                Ok(Some(handed)) => self.ready.extend(handed),
+                Ok(None) => return false,
+                Err(error) => {
+                    warn!(%error, "a task that fetches copies failed");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Asks for the next slice and hands it off, aside.
+    fn fetch(&self) -> JoinHandle<Option<Vec<Handed>>> {
+        let shared = Arc::clone(&self.shared);
+        let (relay, reserved) = (self.relay.index, self.reserved);
+        let fitting = SLICE_TIME.as_micros() / self.per_copy.as_micros().max(1);
+        let wanted = u32::try_from(fitting).unwrap_or(SLICE_MAX).clamp(1, SLICE_MAX);
+        tokio::spawn(async move {
+            let taken = shared.dispatch.take(relay, wanted, reserved).await?;
+            let count = taken.len() as u32;
+            let provider = taken.first().map_or(0, |copy| copy.provider);
+            let handed = shared.ledger.hand_off(taken).await.ok()?;
+            shared.dispatch.refund(relay, provider, count - handed.len() as u32);
+            Some(handed)
+        })
+    }
+
+    /// Takes the slice that is being fetched, if it is there already.
+    async fn top_up(&mut self) {
+        if self.coming.is_none() && self.ready.len() <= SLICE_MAX as usize / 2 {
+            self.coming = Some(self.fetch());
+        }
+        if self.ready.len() < 2
+            && let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
+            && let Ok(Some(handed)) = coming.await
+        {
+            self.ready.extend(handed);
+        }
+    }
+
+    /// Makes sure there is a session that can take a copy; false when the relay cannot be reached.
+    async fn connected(&mut self) -> bool {
+        if let Some(session) = &mut self.session {
+            let worn = session.messages_sent() >= self.relay.messages_per_connection;
+            if session.holds_envelope() || (!worn && session.is_alive().await) {
+                return true;
+            }
+            if let Some(session) = self.session.take() {
+                session.quit().await;
+            }
+        }
+        if self.relay.health.rests(Timestamp::now()) {
+            return false;
+        }
+        match Session::connect(&self.relay.endpoint).await {
+            Ok(session) => {
+                self.relay.health.reached();
+                self.number =
+                    self.shared.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.session = Some(session);
+                true
+            }
+            Err(error) => {
+                let rest = self.relay.health.failed(&error, Timestamp::now());
+                warn!(
+                    relay = %self.relay.name,
+                    error = %error,
+                    rest_ms = rest.as_millis() as u64,
+                    "a relay cannot be used; it is left alone for a while"
+                );
+                self.shared.dispatch.rest(self.relay.index, Timestamp::now().plus(rest));
+                false
+            }
+        }
+    }
+
+    async fn send_next(&mut self) {
+        self.top_up().await;
+        let Some(handed) = self.ready.pop_front() else { return };
+        let prepared = match self.shared.composer.prepare(&handed).await {
+            Ok(prepared) => prepared,
+            Err(error) => return self.unsendable(&handed, error.to_string()).await,
+        };
+        let envelope = self.shared.composer.envelope(&handed);
+        if let Err(error) = self.compose(&handed, &prepared).await {
+            return self.unsendable(&handed, error).await;
+        }
+        let Some(session) = self.session.as_mut() else {
+            return self.settle(&handed, policy::untried(Timestamp::now()), None).await;
+        };
+        let last = session.messages_sent() + 1 >= self.relay.messages_per_connection;
+        let next: Option<Envelope> = self
+            .ready
+            .front()
+            .filter(|_| !last)
+            .map(|next| self.shared.composer.envelope(next));
+        let fresh = session.messages_sent() == 0;
+        let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
+        let journal = &self.shared.journal;
+        let started = Instant::now();
+        let outgoing = Outgoing { envelope: &envelope, body: &self.body };
+        let transaction = session
+            .transact(&outgoing, next.as_ref(), || journal.dot(copy, attempt))
+            .await;
+        let took = started.elapsed();
+        self.per_copy = (self.per_copy * 7 + took) / 8;
+        self.note_reply(&transaction, copy, attempt);
+        let usable = transaction.session == SessionState::Usable;
+        self.conclude(&handed, &transaction, fresh, took).await;
+        if !usable {
+            debug!(relay = %self.relay.name, session = self.number, "a connection was closed");
+            self.session = None;
+            // The envelope that was opened with the last body leads nowhere: it was never followed
+            // by a message, so its copy is as it was.
+        }
+    }
+
+    /// Makes the copy's message in `self.body`; signing with RSA takes a millisecond and happens
+    /// off the I/O threads.
+    async fn compose(&mut self, handed: &Handed, prepared: &Prepared) -> Result<(), String> {
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        let composer = &self.shared.composer;
+        if !composer.signs_slowly() {
+            let composed = composer.compose(handed, prepared, &mut body);
+            self.body = body;
+            return composed.map_err(|error| error.to_string());
+        }
+        let (composer, handed, prepared) = (Arc::clone(composer), handed.clone(), prepared.clone());
+        let composed = tokio::task::spawn_blocking(move || {
+            let composed = composer.compose(&handed, &prepared, &mut body);
+            (composed, body)
+        });
+        match composed.await {
+            Ok((composed, body)) => {
+                self.body = body;
+                composed.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(format!("signing failed: {error}")),
+        }
+    }
+
+    fn note_reply(&self, transaction: &Transaction, copy: CopyId, attempt: i64) {
+        let Some(reply) = transaction.verdict.reply() else { return };
+        if transaction.verdict.phase() != Some(crate::smtp::client::Phase::Dot) {
+            return;
+        }
+        let enhanced = reply.enhanced.map(|code| code.to_string());
+        if let Err(error) =
+            self.shared.journal.reply(copy, attempt, reply.code, enhanced, &reply.text)
+        {
+            warn!(%error, "the journal cannot be written; a crash now would leave a copy uncertain");
+        }
+    }
+
+    async fn conclude(
+        &mut self,
+        handed: &Handed,
+        transaction: &Transaction,
+        fresh: bool,
+        took: Duration,
+    ) {
+        let now = Timestamp::now();
+        let provider = ProviderId(handed.claimed.provider);
+        let schedule = Schedule {
+            delays: self.shared.retry_delays.clone(),
+            expires_at: self.shared.composer.expires_at(handed.claimed.copy),
+        };
+        let jitter = rand::random_range(-1.0..=1.0);
+        let verdict = &transaction.verdict;
+        let attempts = handed.claimed.attempts;
+        let mut decision = policy::decide(verdict, attempts, fresh, provider, &schedule, now, jitter);
+        if let (CopyId::Service(_), CopyState::Uncertain, 0) =
+            (handed.claimed.copy, decision.state, attempts)
+        {
+            // Somebody waits for this mail: twice is better than never.
+            decision.state = CopyState::Waiting;
+            decision.due_at = Some(now);
+        }
+        let event = decision.event.map(|kind| {
+            let mut event = self.event(handed, kind, now);
+            event.phase = verdict.phase().map(|phase| phase.to_string());
+            event.duration_us = i64::try_from(took.as_micros()).ok();
+            event.bytes = i64::try_from(transaction.bytes).ok();
+            match verdict.reply() {
+                Some(reply) => {
+                    event.code = Some(i64::from(reply.code));
+                    event.enhanced = reply.enhanced.map(|code| code.to_string());
+                    event.text = Some(reply.text.chars().take(500).collect());
+                }
+                None => event.text.clone_from(&decision.reason),
+            }
+            if let Some(class) = &decision.class {
+                event.class = Some(policy::class_name(class));
+                event.rule = Some(class.rule.to_owned());
+            }
+            event
+        });
+        self.settle(handed, decision, event).await;
+    }
+
+    fn event(&self, handed: &Handed, kind: EventKind, now: Timestamp) -> Event {
+        let mut event = Event::new(kind, now);
+        match handed.claimed.copy {
+            CopyId::Issue { issue, subscriber } => {
+                event = event.about(Some(issue), Some(subscriber));
+            }
+            CopyId::Service(id) => event.service_id = Some(id),
+        }
+        event.attempt = Some(handed.claimed.attempts + 1);
+        event.node_id = Some(self.shared.node);
+        event.relay = Some(self.relay.name.clone());
+        event.provider = Some(handed.claimed.provider);
+        event.session = Some(self.number);
+        event
+    }
+
+    /// A copy that cannot be made: it is skipped and the others go on. If its envelope is out
+    /// already, the session can carry nothing else any more.
+    async fn unsendable(&mut self, handed: &Handed, why: String) {
+        self.session.take_if(|session| session.holds_envelope());
+        let now = Timestamp::now();
+        let event = self.event(handed, EventKind::Skipped, now).because(why.clone());
+        let decision = Decision {
+            state: CopyState::Skipped,
+            reason: Some(why),
+            due_at: None,
+            ..policy::untried(now)
+        };
+        self.settle(handed, decision, Some(event)).await;
+    }
+
+    async fn settle(&self, handed: &Handed, decision: Decision, event: Option<Event>) {
+        let claimed = &handed.claimed;
+        let settlement = Settlement {
+            copy: claimed.copy,
+            claim: claimed.claim,
+            state: decision.state,
+            attempts: claimed.attempts + i64::from(decision.counts),
+            due_at: decision.due_at,
+            reason: decision.reason,
+            event,
+            class: decision.class,
+            stage: claimed.stage,
+            provider: claimed.provider,
+        };
+        if self.shared.ledger.settle(settlement).await.is_err() {
+            debug!(copy = %claimed.copy, "the ledger has stopped; the journal keeps the outcome");
+        }
+    }
+
+    /// Queues again what was handed off and not sent.
+    async fn give_back_all(&mut self) {
+        if let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
+            && let Ok(Some(handed)) = coming.await
+        {
+            self.ready.extend(handed);
+        }
+        for handed in std::mem::take(&mut self.ready) {
+            self.settle(&handed, policy::untried(Timestamp::now()), None).await;
+        }
+    }
+}

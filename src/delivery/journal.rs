@@ -1,0 +1,306 @@
+//! The node's own append-only record of final dots: one line before a terminator is written, one
+//! with the reply after it. It survives `kill -9` without any fsync, because what was written to
+//! the page cache outlives the process; it does not survive a loss of power, which is why its head
+//! names the boot it belongs to.
+//!
+//! Lines are text, so that an operator can read them:
+//!
+//! ```text
+//! postrider-journal 1 <node uid> <boot id>
+//! D <copy> <attempt>
+//! R <copy> <attempt> <code> <enhanced code or -> <text>
+//! ```
+//!
+//! A record is live until its outcome is committed to the database. When the file has grown, it is
+//! replaced by one that holds the live records only.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::id::{CopyId, IssueId, ServiceMailId, SubscriberId};
+
+const MAGIC: &str = "postrider-journal 1";
+/// The size at which the file is replaced: large enough to be rare, small enough to read at once.
+const BYTES_MAX: u64 = 8 << 20;
+/// How much of a reply's text is kept: what a classifier needs, not a novel.
+const TEXT_BYTES_MAX: usize = 500;
+
+/// What the journal knows of one copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// The terminator may have left; no reply was seen.
+    Dot {
+        /// Which try of the copy.
+        attempt: i64,
+    },
+    /// The reply to the terminator.
+    Reply {
+        /// Which try of the copy.
+        attempt: i64,
+        /// The reply's code.
+        code: u16,
+        /// The reply's enhanced code, as text.
+        enhanced: Option<String>,
+        /// The beginning of the reply's text.
+        text: String,
+    },
+}
+
+/// The journal of a running node.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    head: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    bytes: u64,
+    live: HashMap<CopyId, Entry>,
+    line: String,
+}
+
+/// What a journal that an earlier node left says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// The node that wrote it.
+    pub node_uid: String,
+    /// Whether the machine was started anew since: then a missing line proves nothing.
+    pub survived_power_loss: bool,
+    /// The last word on each copy.
+    pub entries: HashMap<CopyId, Entry>,
+}
+
+impl Journal {
+    /// Starts a journal for the node `node_uid`, replacing what is at `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn create(path: &Path, node_uid: &str) -> io::Result<Self> {
+        let head = format!("{MAGIC} {node_uid} {}\n", boot_id());
+        let (file, bytes) = replace(path, &head, &HashMap::new())?;
+        let state = State { file, bytes, live: HashMap::new(), line: String::new() };
+        Ok(Self { path: path.to_owned(), head, state: Mutex::new(state) })
+    }
+
+    /// Notes that the terminator of this copy is about to be written.
+    ///
+    /// The write goes to the page cache and takes about a microsecond, which is why it may be
+    /// called on the async runtime.
+    ///
+    /// # Errors
+    /// When the line cannot be written: then the terminator must not be either.
+    pub fn dot(&self, copy: CopyId, attempt: i64) -> io::Result<()> {
+        self.append(copy, Entry::Dot { attempt })
+    }
+
+    /// Notes the reply to the terminator of this copy.
+    ///
+    /// # Errors
+    /// When the line cannot be written. The outcome itself is not lost by that: it is on its way
+    /// to the database.
+    pub fn reply(
+        &self,
+        copy: CopyId,
+        attempt: i64,
+        code: u16,
+        enhanced: Option<String>,
+        text: &str,
+    ) -> io::Result<()> {
+        let mut end = text.len().min(TEXT_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = text[..end].replace(|c: char| c.is_control(), " ");
+        self.append(copy, Entry::Reply { attempt, code, enhanced, text })
+    }
+
+    /// Forgets copies whose outcomes are committed to the database.
+    pub fn settled(&self, copies: impl IntoIterator<Item = CopyId>) {
+        let mut state = self.lock();
+        for copy in copies {
+            state.live.remove(&copy);
+        }
+    }
+
+    fn append(&self, copy: CopyId, entry: Entry) -> io::Result<()> {
+        let mut state = self.lock();
+        let State { file, bytes, live, line } = &mut *state;
+        line.clear();
+        write_line(line, copy, &entry);
+        file.write_all(line.as_bytes())?;
+        *bytes += line.len() as u64;
+        live.insert(copy, entry);
+        if *bytes > BYTES_MAX {
+            (*file, *bytes) = replace(&self.path, &self.head, live)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is a single step, so a panic elsewhere leaves it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads what an earlier node left at `path`; nothing when there is no journal.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read(path: &Path) -> io::Result<Option<Remains>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    // A line without its end was being written when the process died: it never took effect.
+    let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    let Some((node_uid, boot)) =
+        lines.next().and_then(|head| head.strip_prefix(MAGIC)?.trim_start().split_once(' '))
+    else {
+        return Ok(None);
+    };
+    let entries = lines.filter_map(parse_line).collect();
+    let survived_power_loss = boot != boot_id();
+    Ok(Some(Remains { node_uid: node_uid.to_owned(), survived_power_loss, entries }))
+}
+
+fn write_line(line: &mut String, copy: CopyId, entry: &Entry) {
+    // Writing to a string cannot fail.
+    let _ = match entry {
+        Entry::Dot { attempt } => writeln!(line, "D {copy} {attempt}"),
+        Entry::Reply { attempt, code, enhanced, text } => {
+            let enhanced = enhanced.as_deref().unwrap_or("-");
+            writeln!(line, "R {copy} {attempt} {code} {enhanced} {text}")
+        }
+    };
+}
+
+fn parse_line(line: &str) -> Option<(CopyId, Entry)> {
+    let mut words = line.splitn(6, ' ');
+    let kind = words.next()?;
+    let copy = parse_copy(words.next()?)?;
+    let attempt = words.next()?.parse().ok()?;
+    let entry = match kind {
+        "D" => Entry::Dot { attempt },
+        "R" => {
+            let code = words.next()?.parse().ok()?;
+            let enhanced = Some(words.next()?).filter(|word| *word != "-").map(str::to_owned);
+            Entry::Reply { attempt, code, enhanced, text: words.next()?.to_owned() }
+        }
+        _ => return None,
+    };
+    Some((copy, entry))
+}
+
+fn parse_copy(word: &str) -> Option<CopyId> {
+    if let Some(id) = word.strip_prefix('s') {
+        return Some(CopyId::Service(ServiceMailId(id.parse().ok()?)));
+    }
+    let (issue, subscriber) = word.split_once('.')?;
+    Some(CopyId::Issue {
+        issue: IssueId(issue.parse().ok()?),
+        subscriber: SubscriberId(subscriber.parse().ok()?),
+    })
+}
+
+/// Writes a new file beside `path` and moves it there, so that at any moment one of the two is
+/// whole.
+fn replace(path: &Path, head: &str, live: &HashMap<CopyId, Entry>) -> io::Result<(File, u64)> {
+    let mut text = head.to_owned();
+    for (copy, entry) in live {
+        write_line(&mut text, *copy, entry);
+    }
+    let new = path.with_added_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).append(true).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&new, path)?;
+    Ok((file, text.len() as u64))
+}
+
+/// What tells one start of the machine from another; empty where the system does not say, and then
+/// a restart of the machine cannot be told from one of the process.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(subscriber: i64) -> CopyId {
+        CopyId::Issue { issue: IssueId(7), subscriber: SubscriberId(subscriber) }
+    }
+
+    #[test]
+    fn the_last_word_on_each_copy_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        assert_eq!(read(&path).unwrap(), None);
+        let journal = Journal::create(&path, "node").unwrap();
+        journal.dot(copy(1), 1).unwrap();
+        journal.dot(copy(2), 3).unwrap();
+        journal.dot(CopyId::Service(ServiceMailId(4)), 1).unwrap();
+        journal.reply(copy(2), 3, 250, Some("2.0.0".into()), "queued\r\nas x").unwrap();
+        let remains = read(&path).unwrap().unwrap();
+        assert_eq!((remains.node_uid.as_str(), remains.survived_power_loss), ("node", false));
+        assert_eq!(remains.entries.len(), 3);
+        assert_eq!(remains.entries[&copy(1)], Entry::Dot { attempt: 1 });
+        let reply = Entry::Reply {
+            attempt: 3,
+            code: 250,
+            enhanced: Some("2.0.0".into()),
+            text: "queued  as x".into(),
+        };
+        assert_eq!(remains.entries[&copy(2)], reply);
+    }
+
+    #[test]
+    fn a_line_cut_short_never_took_effect() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::create(&path, "node").unwrap();
+        journal.dot(copy(1), 1).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for cut in whole.len() - 8..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(read(&path).unwrap().unwrap().entries.len(), 0);
+        }
+    }
+
+    #[test]
+    fn another_boot_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        fs::write(&path, format!("{MAGIC} node another-boot\nD 7.1 1\n")).unwrap();
+        assert!(read(&path).unwrap().unwrap().survived_power_loss);
+    }
+
+    #[test]
+    fn a_grown_file_is_replaced_and_keeps_what_is_live() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::create(&path, "node").unwrap();
+        journal.dot(copy(-1), 1).unwrap();
+        let text = "x".repeat(TEXT_BYTES_MAX);
+        for subscriber in 0..20_000 {
+            journal.reply(copy(subscriber), 1, 250, None, &text).unwrap();
+            journal.settled([copy(subscriber)]);
+        }
+        assert!(fs::metadata(&path).unwrap().len() <= BYTES_MAX + 1024);
+        assert_eq!(read(&path).unwrap().unwrap().entries[&copy(-1)], Entry::Dot { attempt: 1 });
+    }
+}

@@ -1,0 +1,334 @@
+//! The one writer of the ledger: claims, handoffs, outcomes and releases that arrive together are
+//! committed together, so one fsync serves all of them. What waits for it is bounded, and a sender
+//! that is ahead of the disk waits here.
+//!
+//! A failed transaction is tried again as it was: outcomes are never dropped, and a handoff that
+//! cannot be written is a handoff that did not happen.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+use super::{
+    dispatch::Dispatch,
+    journal::Journal,
+    queue::{self, Claimed, Handed, Lane, Settlement, Withheld, service},
+    tallies::Tallies,
+};
+use crate::{
+    db::{self, Db, Tx, state::CopyState},
+    id::{CopyId, IssueId, NodeId, SubscriberId},
+    timestamp::Timestamp,
+};
+
+/// How many requests may wait: a few for every connection there can be.
+const WAITING_MAX: usize = 2048;
+/// How many requests one transaction takes: about what an fsync's time is worth.
+const GROUP_MAX: usize = 1024;
+
+/// Which copies to claim.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// First tries of an issue.
+    First {
+        /// The issue.
+        issue: IssueId,
+        /// Which providers.
+        lane: Lane,
+        /// Behind which reader.
+        after: SubscriberId,
+        /// Up to which stage.
+        stage: i64,
+    },
+    /// Tries of an issue that were put off and are due.
+    Due {
+        /// The issue.
+        issue: IssueId,
+        /// Up to which stage.
+        stage: i64,
+    },
+    /// Service mail that is due.
+    Service,
+}
+
+/// What a claim brought.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The copies.
+    pub copies: Vec<Claimed>,
+    /// For service mail, what each is about, in the same order.
+    pub mails: Vec<service::ServiceMail>,
+}
+
+enum Request {
+    Claim { wanted: Wanted, limit: u32, reply: oneshot::Sender<Batch> },
+    HandOff { copies: Vec<Claimed>, reply: oneshot::Sender<Vec<Handed>> },
+    Settle(Box<Settlement>),
+    Release(Vec<Claimed>),
+}
+
+/// A way to the ledger's writer.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The writer has stopped; the daemon is going down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the ledger's writer has stopped")]
+pub struct Stopped;
+
+impl Ledger {
+    /// Claims up to `limit` copies.
+    pub async fn claim(&self, wanted: Wanted, limit: u32) -> Result<Batch, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Claim { wanted, limit, reply }).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Hands off `copies`; those that come back may be sent.
+    pub async fn hand_off(&self, copies: Vec<Claimed>) -> Result<Vec<Handed>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::HandOff { copies, reply }).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Queues what became of a copy. Waits while too much waits already; does not wait for the disk.
+    pub async fn settle(&self, settlement: Settlement) -> Result<(), Stopped> {
+        self.send(Request::Settle(Box::new(settlement))).await
+    }
+
+    /// Gives claimed copies back.
+    pub async fn release(&self, copies: Vec<Claimed>) -> Result<(), Stopped> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        self.send(Request::Release(copies)).await
+    }
+
+    async fn send(&self, request: Request) -> Result<(), Stopped> {
+        self.requests.send(request).await.map_err(|_| Stopped)
+    }
+}
+
+/// What the writer works with.
+pub struct Writer {
+    /// Where it writes.
+    pub db: Db,
+    /// Whose claims it opens.
+    pub node: NodeId,
+    /// The record of final dots, told what is committed.
+    pub journal: Arc<Journal>,
+    /// The counts it keeps in step.
+    pub tallies: Arc<Tallies>,
+    /// Keeper of the limits whose use is kept with the handoffs.
+    pub dispatch: Arc<Dispatch>,
+}
+
+impl Writer {
+    /// Starts the writer. It stops when every [`Ledger`] is dropped and all is written.
+    pub fn start(self) -> (Ledger, tokio::task::JoinHandle<()>) {
+        let (requests, inbox) = mpsc::channel(WAITING_MAX);
+        (Ledger { requests }, tokio::spawn(self.run(inbox)))
+    }
+
+    async fn run(self, mut inbox: mpsc::Receiver<Request>) {
+        let mut requests = Vec::with_capacity(GROUP_MAX);
+        while inbox.recv_many(&mut requests, GROUP_MAX).await > 0 {
+            let group = Group::gather(requests.drain(..));
+            let mut delay = Duration::from_millis(50);
+            let done = loop {
+                match self.commit(&group).await {
+                    Ok(done) => break done,
+                    Err(problem) => {
+                        error!(
+                            error = %problem,
+                            retry_delay_ms = delay.as_millis() as u64,
+                            "the ledger cannot be written: nothing is handed off until it can"
+                        );
+                        tokio::time::sleep(delay).await;
+                        delay = (delay * 2).min(Duration::from_secs(5));
+                    }
+                }
+            };
+            self.publish(group, done);
+        }
+    }
+
+    /// One transaction: outcomes first, so that a freed copy can be claimed again in the same one.
+    async fn commit(&self, group: &Group) -> db::Result<Done> {
+        let now = Timestamp::now();
+        let mut tx = self.db.begin().await?;
+        let changed = queue::settle(&mut tx, &group.settlements).await?;
+        if changed < group.settlements.len() as u64 {
+            warn!(
+                settlements = group.settlements.len(),
+                changed, "outcomes arrived for copies that another claim holds by now"
+            );
+        }
+        queue::release(&mut tx, &group.released, now).await?;
+        let mut done = Done::default();
+        for (key, copies) in &group.handoffs {
+            self.hand_off(&mut tx, *key, copies.clone(), now, &mut done).await?;
+        }
+        for (wanted, limit) in &group.claims {
+            done.batches.push(self.claim(&mut tx, wanted, *limit, now).await?);
+        }
+        for (name, used_until) in self.dispatch.limits_to_keep() {
+            keep_limit(&mut tx, &name, used_until).await?;
+        }
+        tx.commit().await?;
+        Ok(done)
+    }
+
+    async fn hand_off(
+        &self,
+        tx: &mut Tx,
+        (issue, claim): (Option<IssueId>, i64),
+        copies: Vec<Claimed>,
+        now: Timestamp,
+        done: &mut Done,
+    ) -> db::Result<()> {
+        if let Some(issue) = issue {
+            let (handed, withheld) =
+                queue::hand_off(tx, self.node, issue, claim, copies, now).await?;
+            done.handed.extend(handed);
+            done.withheld.extend(withheld);
+        } else {
+            let (handed, withheld) = service::hand_off(tx, self.node, claim, copies, now).await?;
+            done.handed.extend(handed);
+            let skipped = || Withheld::Skipped("expired or suppressed before it left".to_owned());
+            done.withheld.extend(withheld.into_iter().map(|copy| (copy, skipped())));
+        }
+        Ok(())
+    }
+
+    async fn claim(
+        &self,
+        tx: &mut Tx,
+        wanted: &Wanted,
+        limit: u32,
+        now: Timestamp,
+    ) -> db::Result<Batch> {
+        let claim = queue::open_claim(tx, self.node).await?;
+        let copies = match wanted {
+            Wanted::First { issue, lane, after, stage } => {
+                queue::claim_first_tries(tx, claim, *issue, lane, *after, *stage, limit).await?
+            }
+            Wanted::Due { issue, stage } => {
+                queue::claim_due(tx, claim, *issue, now, *stage, limit).await?
+            }
+            Wanted::Service => {
+                let mails = service::claim(tx, claim, now, limit).await?;
+                let copies = mails.iter().map(|mail| Claimed {
+                    copy: CopyId::Service(mail.id),
+                    claim,
+                    provider: mail.provider,
+                    stage: 0,
+                    attempts: mail.attempt,
+                });
+                return Ok(Batch { copies: copies.collect(), mails });
+            }
+        };
+        Ok(Batch { copies, mails: Vec::new() })
+    }
+
+    /// Tells everybody what is durable now.
+    fn publish(&self, group: Group, done: Done) {
+        self.journal.settled(group.settlements.iter().map(|settlement| settlement.copy));
+        self.tallies.update(|tallies| {
+            for settlement in &group.settlements {
+                tallies.settled(settlement);
+            }
+            for copy in &group.released {
+                tallies.moved(copy, CopyState::Claimed, CopyState::Waiting);
+            }
+            for handed in &done.handed {
+                tallies.moved(&handed.claimed, CopyState::Claimed, CopyState::HandedOff);
+            }
+            for (copy, why) in &done.withheld {
+                match why {
+                    Withheld::Waits => tallies.moved(copy, CopyState::Claimed, CopyState::Waiting),
+                    Withheld::Skipped(_) => {
+                        tallies.moved(copy, CopyState::Claimed, CopyState::Skipped);
+                    }
+                    Withheld::Stale => {}
+                }
+            }
+            for copy in done.batches.iter().flat_map(|batch| &batch.copies) {
+                tallies.moved(copy, CopyState::Waiting, CopyState::Claimed);
+            }
+        });
+        let mut handed: BTreeMap<CopyId, Handed> =
+            done.handed.into_iter().map(|handed| (handed.claimed.copy, handed)).collect();
+        for (copies, reply) in group.handoff_replies {
+            let mine = copies.iter().filter_map(|copy| handed.remove(copy)).collect();
+            // A sender that is gone leaves handed-off copies behind; recovery finds no dot in the
+            // journal for them and queues them again.
+            let _ = reply.send(mine);
+        }
+        for (reply, batch) in group.claim_replies.into_iter().zip(done.batches) {
+            let _ = reply.send(batch);
+        }
+    }
+}
+
+async fn keep_limit(tx: &mut Tx, name: &str, used_until: Timestamp) -> db::Result<()> {
+    tx.query(
+        "INSERT INTO rate_limit (name, tat) VALUES ($1, $2) \
+         ON CONFLICT (name) DO UPDATE SET tat = excluded.tat",
+    )
+    .bind(name.to_owned())
+    .bind(used_until)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Requests that share a transaction, sorted by what they need.
+#[derive(Default)]
+struct Group {
+    settlements: Vec<Settlement>,
+    released: Vec<Claimed>,
+    handoffs: BTreeMap<(Option<IssueId>, i64), Vec<Claimed>>,
+    handoff_replies: Vec<(Vec<CopyId>, oneshot::Sender<Vec<Handed>>)>,
+    claims: Vec<(Wanted, u32)>,
+    claim_replies: Vec<oneshot::Sender<Batch>>,
+}
+
+/// What a transaction brought.
+#[derive(Default)]
+struct Done {
+    handed: Vec<Handed>,
+    withheld: Vec<(Claimed, Withheld)>,
+    batches: Vec<Batch>,
+}
+
+impl Group {
+    fn gather(requests: impl Iterator<Item = Request>) -> Self {
+        let mut group = Self::default();
+        for request in requests {
+            match request {
+                Request::Settle(settlement) => group.settlements.push(*settlement),
+                Request::Release(copies) => group.released.extend(copies),
+                Request::Claim { wanted, limit, reply } => {
+                    group.claims.push((wanted, limit));
+                    group.claim_replies.push(reply);
+                }
+                Request::HandOff { copies, reply } => {
+                    let ids = copies.iter().map(|copy| copy.copy).collect();
+                    group.handoff_replies.push((ids, reply));
+                    for copy in copies {
+                        let issue = match copy.copy {
+                            CopyId::Issue { issue, .. } => Some(issue),
+                            CopyId::Service(_) => None,
+                        };
+                        group.handoffs.entry((issue, copy.claim)).or_default().push(copy);
+                    }
+                }
+            }
+        }
+        group
+    }
+}

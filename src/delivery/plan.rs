@@ -1,0 +1,314 @@
+//! Plans: who will get an issue, who will not and why, in which stage, and until when. Computing a
+//! plan only reads; [`queue_copies`] writes the same answer into the ledger when the send starts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{Config, Sending},
+    db::{self, Db, record::record},
+    id::{IssueId, NewsletterId},
+    provider::{ProviderId, Providers},
+    timestamp::Timestamp,
+};
+
+/// Readers are dealt over this many places; a prime, so that every multiplier deals them all.
+const PLACES: i64 = 1_000_003;
+/// How many stages there can be between the seed list and the rest.
+pub const STAGES_MAX: usize = 6;
+/// How many copies one transaction queues: long enough to be fast, short enough that a
+/// confirmation mail need not wait for a whole audience.
+const CHUNK: i64 = 100_000;
+
+/// Who gets an issue, who does not, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Copies that will be made.
+    pub recipients: i64,
+    /// Active subscribers who will not get one.
+    pub excluded: Excluded,
+    /// Subscriptions that are not in the audience.
+    pub not_subscribed: NotSubscribed,
+    /// Recipients by provider, most first.
+    pub providers: Vec<ProviderShare>,
+    /// The stages, in order.
+    pub stages: Vec<Stage>,
+    /// When the first copy leaves, if the send is asked for now.
+    pub starts_at: Timestamp,
+    /// When the last one leaves at today's limits; without limits, when the stages are through.
+    pub ends_at: Timestamp,
+}
+
+/// Active subscribers who are left out, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excluded {
+    /// Their address bounced.
+    pub bounced: i64,
+    /// They complained.
+    pub complained: i64,
+    /// An operator, an import, or they themselves had the address blocked.
+    pub suppressed: i64,
+    /// They asked for a pause.
+    pub paused: i64,
+}
+
+/// Subscriptions that are not active.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotSubscribed {
+    /// Left.
+    pub unsubscribed: i64,
+    /// Not confirmed.
+    pub pending: i64,
+}
+
+/// How many recipients are with one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderShare {
+    /// Its name in the provider table.
+    pub provider: String,
+    /// How many.
+    pub recipients: i64,
+}
+
+/// One stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its number; 0 is the seed list.
+    pub number: i64,
+    /// What it is called.
+    pub name: String,
+    /// About how many readers it has.
+    pub size: i64,
+}
+
+record! {
+    struct Share {
+        provider: i64,
+        recipients: i64,
+        seeds: i64,
+        bounced: i64,
+        complained: i64,
+        suppressed: i64,
+        paused: i64,
+    }
+}
+
+pub(super) const SHARES: &str = "SELECT p.provider, \
+     SUM(x.reason IS NULL AND NOT coalesce(s.paused_until > $2, 0)) AS recipients, \
+     SUM(x.reason IS NULL AND NOT coalesce(s.paused_until > $2, 0) AND s.seed = 1) AS seeds, \
+     SUM(coalesce(x.reason = 'bounce', 0)) AS bounced, \
+     SUM(coalesce(x.reason = 'complaint', 0)) AS complained, \
+     SUM(coalesce(x.reason NOT IN ('bounce', 'complaint'), 0)) AS suppressed, \
+     SUM(x.reason IS NULL AND coalesce(s.paused_until > $2, 0)) AS paused \
+     FROM subscription s JOIN subscriber p ON p.id = s.subscriber_id \
+     LEFT JOIN suppression x ON x.address_hash = p.address_hash \
+     WHERE s.newsletter_id = $1 AND s.state = 1 GROUP BY p.provider";
+
+/// Computes the plan for an issue of `newsletter`, as if its send were asked for now.
+pub async fn compute(
+    db: &Db,
+    newsletter: NewsletterId,
+    config: &Config,
+    providers: &Providers,
+    now: Timestamp,
+) -> db::Result<Plan> {
+    let shares: Vec<Share> = db.query(SHARES).bind(newsletter).bind(now).all().await?;
+    let sum = |of: fn(&Share) -> i64| shares.iter().map(of).sum::<i64>();
+    let recipients = sum(|share| share.recipients);
+    let states: Vec<(i64, i64)> = db
+        .query("SELECT state, COUNT(*) FROM subscription WHERE newsletter_id = $1 GROUP BY state")
+        .bind(newsletter)
+        .all()
+        .await?;
+    let in_state = |wanted: i64| {
+        states.iter().filter(|(state, _)| *state == wanted).map(|(_, count)| *count).sum()
+    };
+    let mut by_provider: Vec<_> = shares
+        .iter()
+        .filter(|share| share.recipients > 0)
+        .map(|share| ProviderShare {
+            provider: providers.name(ProviderId(share.provider)).to_owned(),
+            recipients: share.recipients,
+        })
+        .collect();
+    by_provider.sort_by_key(|share| std::cmp::Reverse(share.recipients));
+    let stages = stages(recipients, sum(|share| share.seeds), &config.sending);
+    let starts_at = now.plus(config.sending.undo_window);
+    let soaks = config.sending.soak * stages.len().saturating_sub(1) as u32;
+    let sending = slowest(config, providers, &shares, recipients);
+    Ok(Plan {
+        recipients,
+        excluded: Excluded {
+            bounced: sum(|share| share.bounced),
+            complained: sum(|share| share.complained),
+            suppressed: sum(|share| share.suppressed),
+            paused: sum(|share| share.paused),
+        },
+        not_subscribed: NotSubscribed { unsubscribed: in_state(2), pending: in_state(0) },
+        providers: by_provider,
+        stages,
+        starts_at,
+        ends_at: starts_at.plus(soaks).plus(sending),
+    })
+}
+
+/// How long the slowest limit takes for its share.
+fn slowest(config: &Config, providers: &Providers, shares: &[Share], recipients: i64) -> Duration {
+    let seconds = |copies: i64, per_second: f64| copies as f64 / per_second;
+    let total = config.limits.per_second.map(|rate| seconds(recipients, rate));
+    let relays: Option<f64> = config.relay.iter().map(|relay| relay.per_second).sum();
+    let relays = relays.filter(|rate| *rate > 0.0).map(|rate| seconds(recipients, rate));
+    let by_provider = config.limits.provider.iter().filter_map(|limit| {
+        let id = providers.by_name(&limit.name)?;
+        let share = shares.iter().find(|share| share.provider == id.0)?;
+        Some(seconds(share.recipients, limit.per_second))
+    });
+    let longest = by_provider.chain(total).chain(relays).fold(0.0, f64::max);
+    Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX)
+}
+
+/// The stages of an audience: the seed list, then the configured shares, then the rest. A stage
+/// that would be most of what the next one is says nothing that the next would not: it is left out,
+/// so small audiences have fewer.
+pub fn stages(recipients: i64, seeds: i64, sending: &Sending) -> Vec<Stage> {
+    let mut stages = vec![Stage { number: 0, name: "seed list".to_owned(), size: seeds }];
+    let audience = recipients - seeds;
+    let mut reached = 0;
+    for percent in &sending.stages_percent {
+        let share = (audience as f64 * percent / 100.0).ceil() as i64;
+        let upto = share.max(i64::from(sending.stage_size_min));
+        if upto < reached * 2 || upto * 2 > audience {
+            continue;
+        }
+        let number = stages.len() as i64;
+        stages.push(Stage { number, name: format!("{percent} %"), size: upto - reached });
+        reached = upto;
+    }
+    let number = stages.len() as i64;
+    stages.push(Stage { number, name: "rest".to_owned(), size: audience - reached });
+    stages
+}
+
+/// Writes the audience of `issue` into the ledger, a chunk of readers a transaction. Begins where
+/// an earlier call was interrupted; returns how many copies there are.
+///
+/// Which stage a reader is in is decided by a number drawn from the issue and the reader's id: at
+/// random, for every provider alike, and another one each time.
+pub async fn queue_copies(
+    db: &Db,
+    issue: IssueId,
+    newsletter: NewsletterId,
+    plan: &Plan,
+    now: Timestamp,
+) -> db::Result<i64> {
+    let audience: i64 = plan.stages.iter().skip(1).map(|stage| stage.size).sum();
+    let mut borders = Vec::new();
+    let mut reached = 0;
+    for stage in plan.stages.iter().skip(1).rev().skip(1).rev() {
+        reached += stage.size;
+        let place = reached as f64 / audience.max(1) as f64 * PLACES as f64;
+        borders.push(place.ceil() as i64);
+    }
+    borders.resize(STAGES_MAX, PLACES);
+    let (multiplier, offset) = deal(issue);
+    let mut after: i64 = db
+        .query("SELECT coalesce(MAX(subscriber_id), 0) FROM delivery WHERE issue_id = $1")
+        .bind(issue)
+        .scalar()
+        .await?;
+    loop {
+        let last: Option<i64> = db
+            .query(
+                "SELECT MAX(subscriber_id) FROM (SELECT subscriber_id FROM subscription \
+                 WHERE newsletter_id = $1 AND subscriber_id > $2 \
+                 ORDER BY subscriber_id LIMIT $3)",
+            )
+            .bind(newsletter)
+            .bind(after)
+            .bind(CHUNK)
+            .scalar()
+            .await?;
+        let Some(last) = last else { break };
+        let mut query = db
+            .write(QUEUE)
+            .bind(issue)
+            .bind(newsletter)
+            .bind(after)
+            .bind(last)
+            .bind(now)
+            .bind(multiplier)
+            .bind(offset);
+        for border in &borders {
+            query = query.bind(*border);
+        }
+        query.execute().await?;
+        after = last;
+    }
+    db.query("SELECT COUNT(*) FROM delivery WHERE issue_id = $1").bind(issue).scalar().await
+}
+
+pub(super) const QUEUE: &str = "INSERT INTO delivery \
+     (issue_id, subscriber_id, state, stage, provider, reason) \
+     SELECT $1, subscriber_id, CASE WHEN reason IS NULL THEN 0 ELSE 6 END, \
+     CASE WHEN seed = 1 THEN 0 ELSE 1 + (place >= $8) + (place >= $9) + (place >= $10) \
+       + (place >= $11) + (place >= $12) + (place >= $13) END, provider, reason \
+     FROM (SELECT s.subscriber_id, s.seed, p.provider, \
+       (s.subscriber_id % 1000003 * $6 + $7) % 1000003 AS place, \
+       CASE WHEN x.reason IS NOT NULL THEN 'suppressed: ' || x.reason \
+         WHEN coalesce(s.paused_until > $5, 0) THEN 'paused by the reader' END AS reason \
+       FROM subscription s JOIN subscriber p ON p.id = s.subscriber_id \
+       LEFT JOIN suppression x ON x.address_hash = p.address_hash \
+       WHERE s.newsletter_id = $2 AND s.subscriber_id > $3 AND s.subscriber_id <= $4 \
+       AND s.state = 1 ORDER BY s.subscriber_id)";
+
+/// A way to deal readers over the places that differs from issue to issue.
+fn deal(issue: IssueId) -> (i64, i64) {
+    // SplitMix64, whose output is as good as random for neighbouring inputs.
+    let mut z = (issue.0 as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    let places = PLACES as u64;
+    (1 + (z % (places - 1)) as i64, ((z >> 32) % places) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(recipients: i64, seeds: i64) -> Vec<i64> {
+        stages(recipients, seeds, &Sending::default()).iter().map(|stage| stage.size).collect()
+    }
+
+    #[test]
+    fn small_audiences_have_fewer_stages() {
+        for (recipients, seeds, expected) in [
+            (0, 0, vec![0, 0]),
+            (60, 3, vec![3, 57]),
+            (500, 0, vec![0, 50, 450]),
+            (2_000, 5, vec![5, 50, 150, 1_795]),
+            (100_000, 0, vec![0, 1_000, 9_000, 90_000]),
+        ] {
+            assert_eq!(sizes(recipients, seeds), expected, "{recipients} recipients");
+        }
+    }
+
+    #[test]
+    fn every_reader_is_dealt_a_place_and_another_one_each_issue() {
+        let (first, second) = (deal(IssueId(1)), deal(IssueId(2)));
+        assert_ne!(first, second);
+        for (multiplier, offset) in [first, second] {
+            assert!((1..PLACES).contains(&multiplier) && (0..PLACES).contains(&offset));
+        }
+        let canary = |issue: i64| {
+            let (multiplier, offset) = deal(IssueId(issue));
+            (1..=100_000_i64)
+                .filter(move |id| (id * multiplier + offset) % PLACES < PLACES / 100)
+                .collect::<std::collections::HashSet<_>>()
+        };
+        let (first, second) = (canary(1), canary(2));
+        assert!((900..=1100).contains(&first.len()), "{}", first.len());
+        assert!(first.intersection(&second).count() < 60);
+    }
+}

@@ -1,0 +1,130 @@
+//! The same moves for service mail, whose rows carry what the mail is about.
+
+use super::{Claimed, Handed, Settlement, json_array};
+use crate::{
+    db::{self, Tx, record::record},
+    id::{CopyId, NewsletterId, NodeId, ServiceMailId, SubscriberId},
+    timestamp::Timestamp,
+};
+
+record! {
+    /// A claimed service mail: what it is about, and where it goes.
+    #[derive(Debug, Clone)]
+    pub struct ServiceMail {
+        /// Its row.
+        pub id: ServiceMailId,
+        /// Which mail it is.
+        pub kind: String,
+        /// The newsletter it is about.
+        pub newsletter_id: Option<NewsletterId>,
+        /// The subscriber it is for.
+        pub subscriber_id: Option<SubscriberId>,
+        /// Where it goes.
+        pub address: String,
+        /// The provider of that address.
+        pub provider: i64,
+        /// What it says, a JSON object.
+        pub parameters: String,
+        /// How often it was tried before.
+        pub attempt: i64,
+        /// When it was asked for.
+        pub created_at: Timestamp,
+        /// When it is of no use any more.
+        pub expires_at: Timestamp,
+    }
+}
+
+pub(in crate::delivery) const CLAIM: &str = "UPDATE service_mail SET state = 1, claim_id = $1 \
+     WHERE id IN (SELECT id FROM service_mail INDEXED BY service_mail_due \
+       WHERE state = 0 AND due_at <= $2 ORDER BY due_at LIMIT $3) \
+     RETURNING id, kind, newsletter_id, subscriber_id, address, provider, parameters, attempt, \
+       created_at, expires_at";
+
+/// Claims up to `limit` service mails that are due.
+pub async fn claim(tx: &mut Tx, claim: i64, now: Timestamp, limit: u32) -> db::Result<Vec<ServiceMail>> {
+    let mut mails: Vec<ServiceMail> =
+        tx.query(CLAIM).bind(claim).bind(now).bind(i64::from(limit)).all().await?;
+    mails.sort_unstable_by_key(|mail| mail.id);
+    Ok(mails)
+}
+
+/// Hands off service mails held by `claim`. A mail to an address that was suppressed for anything
+/// but a bounce meanwhile is skipped: a bounce is what a new confirmation may lift.
+pub async fn hand_off(
+    tx: &mut Tx,
+    node: NodeId,
+    claim: i64,
+    copies: Vec<Claimed>,
+    now: Timestamp,
+) -> db::Result<(Vec<Handed>, Vec<Claimed>)> {
+    let id_of = |copy: CopyId| match copy {
+        CopyId::Service(id) => Some(id.0),
+        CopyId::Issue { .. } => None,
+    };
+    let ids = json_array(copies.iter().filter_map(|copy| id_of(copy.copy)));
+    let marked: Vec<(i64, String)> = tx
+        .query(
+            "UPDATE service_mail SET state = 2 \
+             WHERE id IN (SELECT value FROM json_each($1)) AND state = 1 AND claim_id = $2 \
+             AND expires_at > $4 \
+             AND EXISTS (SELECT 1 FROM claim c JOIN node n ON n.id = c.node_id \
+               WHERE c.id = $2 AND n.id = $3 AND n.lease_until > $4) \
+             AND NOT EXISTS (SELECT 1 FROM subscriber p JOIN suppression x \
+               ON x.address_hash = p.address_hash \
+               WHERE p.id = service_mail.subscriber_id AND x.reason <> 'bounce') \
+             RETURNING id, address",
+        )
+        .bind(ids)
+        .bind(claim)
+        .bind(node)
+        .bind(now)
+        .all()
+        .await?;
+    let (mut handed, mut withheld) = (Vec::new(), Vec::new());
+    for claimed in copies {
+        match marked.iter().find(|(id, _)| Some(*id) == id_of(claimed.copy)) {
+            Some((_, address)) => {
+                let address = address.clone();
+                handed.push(Handed { claimed, address, name: None, attributes: None });
+            }
+            None => withheld.push(claimed),
+        }
+    }
+    for copy in &withheld {
+        tx.query(
+            "UPDATE service_mail SET state = 6, reason = 'expired or suppressed before it left' \
+             WHERE id = $1 AND claim_id = $2 AND state = 1",
+        )
+        .bind(id_of(copy.copy))
+        .bind(claim)
+        .execute()
+        .await?;
+    }
+    Ok((handed, withheld))
+}
+
+/// Writes what became of a service mail.
+pub(super) async fn settle(tx: &mut Tx, id: ServiceMailId, to: &Settlement) -> db::Result<u64> {
+    tx.query(
+        "UPDATE service_mail SET state = $3, attempt = $4, due_at = coalesce($5, due_at), \
+         reason = $6 WHERE id = $1 AND claim_id = $2 AND state = 2",
+    )
+    .bind(id)
+    .bind(to.claim)
+    .bind(to.state)
+    .bind(to.attempts)
+    .bind(to.due_at)
+    .bind(to.reason.clone())
+    .execute()
+    .await
+}
+
+/// Gives a claimed service mail back.
+pub(super) async fn release(tx: &mut Tx, id: ServiceMailId, claim: i64) -> db::Result<()> {
+    tx.query("UPDATE service_mail SET state = 0 WHERE id = $1 AND claim_id = $2 AND state = 1")
+        .bind(id)
+        .bind(claim)
+        .execute()
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! The tallies of all issues in motion, shared between the ledger's writer (which moves them), the
+//! stages (which read them) and the pages.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    queue::{self, Claimed, Settlement},
+    tally::{Fault, Tally},
+};
+use crate::{
+    db::{self, Db, record::record, state::CopyState},
+    id::{CopyId, IssueId},
+};
+
+/// Counts by issue.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    issues: Mutex<HashMap<IssueId, Tally>>,
+}
+
+/// The counts while they are being changed.
+pub struct Moving<'a>(MutexGuard<'a, HashMap<IssueId, Tally>>);
+
+record! {
+    struct Refusals {
+        stage: i64,
+        provider: i64,
+        class: String,
+        refusals: i64,
+    }
+}
+
+record! {
+    struct Complaints {
+        stage: i64,
+        provider: i64,
+        complaints: i64,
+    }
+}
+
+impl Tallies {
+    /// The counts of one issue, if it is in motion.
+    pub fn get(&self, issue: IssueId) -> Option<Tally> {
+        self.lock().get(&issue).cloned()
+    }
+
+    /// Replaces the counts of one issue.
+    pub fn put(&self, issue: IssueId, tally: Tally) {
+        self.lock().insert(issue, tally);
+    }
+
+    /// Forgets an issue that came to rest.
+    pub fn forget(&self, issue: IssueId) {
+        self.lock().remove(&issue);
+    }
+
+    /// Changes counts, all at once for whoever reads them.
+    pub fn update(&self, change: impl FnOnce(&mut Moving<'_>)) {
+        change(&mut Moving(self.lock()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IssueId, Tally>> {
+        // Counts are checked against the ledger now and then, so a panic elsewhere does no harm.
+        self.issues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Moving<'_> {
+    /// Notes that a copy went from one state to another.
+    pub fn moved(&mut self, copy: &Claimed, from: CopyState, to: CopyState) {
+        let CopyId::Issue { issue, .. } = copy.copy else { return };
+        let Some(tally) = self.0.get_mut(&issue) else { return };
+        tally.move_copy(copy.stage, copy.provider, from, to);
+        if copy.attempts > 0 {
+            match (from, to) {
+                (CopyState::Waiting, _) => tally.deferred(copy.stage, copy.provider, -1),
+                (_, CopyState::Waiting) => tally.deferred(copy.stage, copy.provider, 1),
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes what became of a copy that was handed off.
+    pub fn settled(&mut self, settlement: &Settlement) {
+        let CopyId::Issue { issue, .. } = settlement.copy else { return };
+        let Some(tally) = self.0.get_mut(&issue) else { return };
+        let (stage, provider) = (settlement.stage, settlement.provider);
+        tally.move_copy(stage, provider, CopyState::HandedOff, settlement.state);
+        match settlement.state {
+            CopyState::Waiting if settlement.attempts > 0 => tally.deferred(stage, provider, 1),
+            CopyState::Rejected => {
+                let class = settlement.event.as_ref().and_then(|event| event.class.as_deref());
+                if let Some(fault) = class.and_then(fault_of_class) {
+                    tally.refuse(stage, provider, fault, 1);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What gates make of an event's class.
+pub fn fault_of_class(class: &str) -> Option<Fault> {
+    match class.split('.').next().unwrap_or_default() {
+        "recipient" => Some(Fault::Recipient),
+        "reputation" | "policy" | "content" => Some(Fault::Policy),
+        "authentication" => Some(Fault::Authentication),
+        _ => None,
+    }
+}
+
+/// Counts an issue's copies and refusals from the ledger and the log.
+pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
+    let mut tally = Tally::from_counts(&queue::count(db, issue).await?);
+    let refusals: Vec<Refusals> = db
+        .query(
+            "SELECT d.stage, d.provider, coalesce(e.class, '') AS class, COUNT(*) AS refusals \
+             FROM event e JOIN delivery d \
+             ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
+             WHERE e.issue_id = $1 AND e.kind = 4 GROUP BY d.stage, d.provider, e.class",
+        )
+        .bind(issue)
+        .all()
+        .await?;
+    for row in refusals {
+        if let Some(fault) = fault_of_class(&row.class) {
+            tally.refuse(row.stage, row.provider, fault, row.refusals);
+        }
+    }
+    for row in complaints(db, issue).await? {
+        tally.set_complaints(row.stage, row.provider, row.complaints);
+    }
+    Ok(tally)
+}
+
+async fn complaints(db: &Db, issue: IssueId) -> db::Result<Vec<Complaints>> {
+    db.query(
+        "SELECT d.stage, d.provider, COUNT(DISTINCT e.subscriber_id) AS complaints \
+         FROM event e JOIN delivery d \
+         ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
+         WHERE e.issue_id = $1 AND e.kind = 9 GROUP BY d.stage, d.provider",
+    )
+    .bind(issue)
+    .all()
+    .await
+}
