@@ -32,9 +32,10 @@ CREATE TABLE newsletter (
 ) STRICT;
 
 -- A person with an address. `address_hash` is a keyed hash of the case-folded address: it is how a
--- person is found, and all that is kept in `suppression` after an erasure.
+-- person is found, and all that is kept in `suppression` after an erasure. Ids are never used again:
+-- links in old mails name them, and must not come to mean somebody else.
 CREATE TABLE subscriber (
-    id           INTEGER NOT NULL PRIMARY KEY,
+    id           INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     address      TEXT,
     address_hash BLOB    NOT NULL UNIQUE,
     name         TEXT,
@@ -58,7 +59,8 @@ CREATE TABLE subscription (
     PRIMARY KEY (newsletter_id, subscriber_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX subscription_by_subscriber ON subscription (subscriber_id);
-CREATE INDEX subscription_pending ON subscription (created_at) WHERE state = 0;
+-- Pending and expired: what housekeeping looks through.
+CREATE INDEX subscription_unconfirmed ON subscription (created_at) WHERE state IN (0, 3);
 
 CREATE TABLE import (
     id             INTEGER NOT NULL PRIMARY KEY,
@@ -79,6 +81,7 @@ CREATE TABLE suppression (
     detail       TEXT    NOT NULL DEFAULT '',
     created_at   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX suppression_by_age ON suppression (created_at);
 
 -- Append-only evidence behind subscriptions.
 CREATE TABLE consent (
@@ -96,9 +99,11 @@ CREATE TABLE consent (
 CREATE INDEX consent_by_subscriber ON consent (subscriber_id, id);
 
 -- Single-purpose links that were mailed. Only the hash of a token is kept; `nonce` and the key file
--- outside the database make the same token again for a repeated sign-up.
+-- outside the database make the same token again for a repeated sign-up. `service_id` is the mail
+-- that carried the link last.
 CREATE TABLE confirmation (
     id            INTEGER NOT NULL PRIMARY KEY,
+    purpose       TEXT    NOT NULL CHECK (purpose IN ('subscription', 'data')),
     token_hash    BLOB    NOT NULL UNIQUE,
     nonce         BLOB    NOT NULL,
     newsletter_id INTEGER NOT NULL REFERENCES newsletter (id),
@@ -107,9 +112,13 @@ CREATE TABLE confirmation (
     expires_at    INTEGER NOT NULL,
     sent_at       INTEGER NOT NULL,
     sent_count    INTEGER NOT NULL DEFAULT 1,
+    service_id    INTEGER,
+    reminded_at   INTEGER,
     used_at       INTEGER
 ) STRICT;
 CREATE INDEX confirmation_by_subscriber ON confirmation (subscriber_id, newsletter_id);
+CREATE INDEX confirmation_open ON confirmation (created_at)
+    WHERE used_at IS NULL AND reminded_at IS NULL;
 
 -- Counters behind the sign-up caps: one row per scope (an IP network, a domain, an address hash,
 -- everything) and day.
@@ -185,7 +194,7 @@ CREATE INDEX delivery_due ON delivery (issue_id, due_at) WHERE state = 0 AND due
 
 -- Confirmations and other mail that one person's act causes; same states as a delivery.
 CREATE TABLE service_mail (
-    id            INTEGER NOT NULL PRIMARY KEY,
+    id            INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     kind          TEXT    NOT NULL,
     newsletter_id INTEGER REFERENCES newsletter (id),
     subscriber_id INTEGER REFERENCES subscriber (id),
@@ -253,6 +262,8 @@ CREATE TABLE inbound_mail (
     raw           BLOB    NOT NULL
 ) STRICT;
 CREATE INDEX inbound_mail_by_age ON inbound_mail (received_at);
+CREATE INDEX inbound_mail_by_subscriber ON inbound_mail (subscriber_id)
+    WHERE subscriber_id IS NOT NULL;
 
 -- How far each rate limit has been used (GCRA: theoretical arrival time), so that a restart grants
 -- no new allowance.
