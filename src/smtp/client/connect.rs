@@ -117,7 +117,8 @@ async fn hello(wire: &mut Wire, endpoint: &Endpoint) -> Step<Capabilities> {
     let reply = ask(wire, &format!("EHLO {}\r\n", endpoint.helo_name), within).await?;
     let helo_will_do =
         matches!(endpoint.encryption, Encryption::None) && endpoint.credentials.is_none();
-    let capabilities = if reply.is_permanent() && helo_will_do {
+    let knows_no_ehlo = reply.is_permanent() && !reply.contradictory;
+    let capabilities = if knows_no_ehlo && helo_will_do {
         let reply = ask(wire, &format!("HELO {}\r\n", endpoint.helo_name), within).await?;
         let reply = positive(reply)?;
         Capabilities { server_name: Capabilities::read(&reply).server_name, ..Default::default() }
@@ -196,12 +197,11 @@ async fn ask(wire: &mut Wire, command: &str, within: Duration) -> Step<Reply> {
 }
 
 fn positive(reply: Reply) -> Step<Reply> {
-    if reply.is_positive() && !reply.contradictory {
-        Ok(reply)
-    } else if reply.is_negative() {
-        Err(SessionErrorKind::Refused(reply))
-    } else {
-        Err(WireError::OutOfTurn(reply).into())
+    match reply {
+        reply if reply.contradictory => Err(WireError::OutOfTurn(reply).into()),
+        reply if reply.is_positive() => Ok(reply),
+        reply if reply.is_negative() => Err(SessionErrorKind::Refused(reply)),
+        reply => Err(WireError::OutOfTurn(reply).into()),
     }
 }
 

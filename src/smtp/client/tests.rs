@@ -1,4 +1,10 @@
 //! Sessions against servers of every kind.
 
+mod cuts;
+mod dot;
+mod envelopes;
+mod matrix;
+mod opening;
 mod reuse;
 mod server;
+mod tls;

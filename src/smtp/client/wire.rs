@@ -28,7 +28,6 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A stream made by a test, which knows exactly what it took.
     #[cfg(test)]
-    #[expect(dead_code, reason = "the cut tests, next to come, use it")]
     Scripted(Box<dyn ScriptedStream>),
 }
 

@@ -1,8 +1,6 @@
 //! A server over real sockets that follows the protocol, but for the faults it was told, and keeps
 //! a journal of what it was sent and what it took.
 
-#![expect(dead_code, reason = "the fault matrix, next to come, uses all of it")]
-
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -43,6 +41,8 @@ pub(super) enum Fault {
     AnswerAndClose,
     /// Not at all, until the client gives up.
     Silence,
+    /// As it should, and then reads nothing more until the client is gone.
+    StopReading,
     /// This, byte by byte, for as long as the client listens.
     Trickle(Vec<u8>),
     /// As it should, with this behind it in the same write.
@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) faults: Vec<(At, Fault)>,
     /// Whether DATA is answered with 354 even when no recipient was taken.
     pub(super) eager_354: bool,
+    /// Whether a recipient is taken even when its sender was refused.
+    pub(super) careless_rcpt: bool,
     /// The answers to AUTH and what follows it, in order.
     pub(super) auth: Vec<&'static str>,
 }
@@ -66,7 +68,13 @@ impl Plan {
     }
 
     pub(super) fn plain() -> Self {
-        Self { extensions: vec![], faults: vec![], eager_354: false, auth: vec![] }
+        Self {
+            extensions: vec![],
+            faults: vec![],
+            eager_354: false,
+            careless_rcpt: false,
+            auth: vec![],
+        }
     }
 
     pub(super) fn fault(mut self, at: At, fault: Fault) -> Self {
@@ -139,6 +147,7 @@ pub(super) struct Talk<S> {
     plan: Plan,
     journal: Arc<Mutex<Journal>>,
     message: u32,
+    sender_taken: bool,
     recipient: Option<String>,
 }
 
@@ -152,7 +161,7 @@ fn gone(error: io::Error) -> Result<Close, io::Error> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     pub(super) fn new(peer: S, plan: Plan, journal: Arc<Mutex<Journal>>) -> Self {
         let peer = BufReader::new(peer);
-        Self { peer, plan, journal, message: 0, recipient: None }
+        Self { peer, plan, journal, message: 0, sender_taken: false, recipient: None }
     }
 
     pub(super) async fn serve(&mut self) -> io::Result<Close> {
@@ -197,7 +206,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
                 "MAIL" => {
                     self.message += 1;
                     self.recipient = None;
-                    self.answer(At::Mail(self.message), "250 2.1.0 sender ok").await?;
+                    let at = At::Mail(self.message);
+                    self.sender_taken = self.answer(at, "250 2.1.0 sender ok").await?;
+                }
+                "RCPT" if !self.sender_taken && !self.plan.careless_rcpt => {
+                    self.answer(At::Rcpt(self.message), "503 5.5.1 no sender").await?;
                 }
                 "RCPT" => {
                     let taken = self.answer(At::Rcpt(self.message), "250 2.1.5 rcpt ok").await?;
@@ -298,6 +311,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
             Some(Fault::Silence) => {
                 self.until_the_client_leaves().await?;
                 Err(Ok(Close::Fin))
+            }
+            Some(Fault::StopReading) => {
+                self.say(&usual).await?;
+                std::future::pending().await
             }
             Some(Fault::Trickle(reply)) => {
                 for byte in reply.into_iter().chain(std::iter::repeat(b'x')) {
