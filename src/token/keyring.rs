@@ -118,20 +118,17 @@ impl Keyring {
     ///
     /// Two processes may start at once: one makes the file, the other reads it.
     pub fn load_or_create(path: &Path, now: Timestamp) -> Result<Self, KeyringError> {
-        loop {
-            match Self::load(path) {
-                Err(KeyringError { fault: KeyringFault::Io { source, .. }, .. })
-                    if source.kind() == io::ErrorKind::NotFound => {}
-                loaded => return loaded,
+        match Self::load(path) {
+            Err(KeyringError { fault: KeyringFault::Io { source, .. }, .. })
+                if source.kind() == io::ErrorKind::NotFound => {}
+            loaded => return loaded,
+        }
+        let line = key_line(1, now).map_err(|fault| fault.at(path))?;
+        match write(path, &format!("{HEADER}\n{NOTE}{line}"), false) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                Err(KeyringFault::Io { what: "cannot be made", source }.at(path))
             }
-            let line = key_line(1, now).map_err(|fault| fault.at(path))?;
-            match write(path, &format!("{HEADER}\n{NOTE}{line}"), false) {
-                Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => {
-                    return Err(KeyringFault::Io { what: "cannot be made", source }.at(path));
-                }
-                Ok(()) => {}
-            }
+            _ => Self::load(path),
         }
     }
 

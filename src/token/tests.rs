@@ -212,6 +212,9 @@ fn a_ring_that_cannot_be_used_says_why() {
     key ring /keyring: line 2: expected “key ID CREATED SECRET”
     ");
     assert!(refusals.iter().all(|text| !text.contains("0001020304")), "no secret is shown");
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    assert!(Keyring::load_or_create(&link, Timestamp::default()).is_err(), "and does not hang");
     let nowhere = Path::new("/nonexistent-folder/keyring");
     let error = Keyring::load_or_create(nowhere, Timestamp::default()).unwrap_err().to_string();
     assert!(error.contains("/nonexistent-folder/keyring: cannot be made"), "{error}");

@@ -174,9 +174,7 @@ fn records_hold_the_public_keys_as_openssl_writes_them() {
     let ed25519 = "v=DKIM1; k=ed25519; p=LrEQJHnFkBJk2sihaYLOq3947S94wt6i7cmS63uuVpQ=";
     assert_eq!(records[2].value, ed25519);
     let line = records[0].to_string();
-    insta::assert_snapshot!(line, @r#"
-    rsa1._domainkey.example.com. IN TXT ( "v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAtfXMr/R6FF4AdzqRTHCK04tENurNeVFb41mzIos/q9DWEQBaOIBSvDyeNA1lli0+/Qk1PDjNYxWkAxJmGCOF/IHJ07Eo0H1d8h46AU6DLH8wvI8mWQ9EWGCBgNFgR4VWSTFVA9dGhmxvaROPix8Y3gShuIt8sQBfIwhJXE/6U+tQuxjysRUVgNj6De+xEc2Z7" "iKb9/Yj+LOlXW00oGesJne5t4Qdqu44Xpqs4JOxO7CoaU+uFgDbahN6j9xvhoOqjPAvPO3xjjbSBFvcmxoCKsE2gENeJJEH7nWZwWdsgpgI3xmhYnm9ankQ1b9k8NMWXlwLxAidHu/xmTP7kj88tQIDAQAB" )
-    "#);
+    insta::assert_snapshot!(line, @r#"rsa1._domainkey.example.com. IN TXT ( "v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAtfXMr/R6FF4AdzqRTHCK04tENurNeVFb41mzIos/q9DWEQBaOIBSvDyeNA1lli0+/Qk1PDjNYxWkAxJmGCOF/IHJ07Eo0H1d8h46AU6DLH8wvI8mWQ9EWGCBgNFgR4VWSTFVA9dGhmxvaROPix8Y3gShuIt8sQBfIwhJXE/6U+tQuxjysRUVgNj6De+xEc2Z7" "iKb9/Yj+LOlXW00oGesJne5t4Qdqu44Xpqs4JOxO7CoaU+uFgDbahN6j9xvhoOqjPAvPO3xjjbSBFvcmxoCKsE2gENeJJEH7nWZwWdsgpgI3xmhYnm9ankQ1b9k8NMWXlwLxAidHu/xmTP7kj88tQIDAQAB" )"#);
 }
 
 #[test]

@@ -13,8 +13,8 @@ const LINE_LEN: usize = 78;
 const ENCODED_LINE_LEN: usize = 76;
 /// `=?utf-8?Q?` and `?=`; a word of at most 75 characters has room for 63.
 const ENCODED_WORD_FRAME_LEN: usize = 12;
-/// Octets of the longest URI in a header; a line may have 998.
-const URI_OCTETS_MAX: usize = 900;
+/// Octets of the longest value that cannot be folded; a line may have 998.
+const VALUE_OCTETS_MAX: usize = 900;
 
 /// A header field that cannot be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,11 +35,11 @@ pub enum HeaderFault {
     /// The field must have a value and has none.
     #[error("the value is empty")]
     Empty,
-    /// A field of identifiers has something else.
-    #[error("“{0}” is not allowed here")]
+    /// An identifier or URI has something else in it.
+    #[error("“{0}” is not allowed here; in a URI it has to be percent-encoded")]
     Character(char),
-    /// Not a URI that can stand between angle brackets.
-    #[error("this must be an https, http or mailto URI with everything else percent-encoded")]
+    /// Not a URI, or not one for a header.
+    #[error("this must be a URI that begins with https:, http: or mailto:")]
     Uri,
     /// Longer than a header line can be.
     #[error("the value is too long for a header line")]
@@ -114,10 +114,8 @@ pub(super) fn push_mailbox(
 pub(super) fn push_list_id(name: &str, id: &str, out: &mut Vec<u8>) -> Result<(), HeaderError> {
     const FIELD: &str = "List-Id";
     check_no_control(FIELD, name)?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if let Some(found) = id.chars().find(|&c| !allowed(c)) {
-        return Err(HeaderFault::Character(found).of(FIELD));
-    }
+    let is_label = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    check_octets(FIELD, id, is_label)?;
     if id.split('.').any(str::is_empty) {
         return Err(HeaderFault::Empty.of(FIELD));
     }
@@ -158,17 +156,10 @@ pub(super) fn push_ascii(
 ) -> Result<(), HeaderError> {
     push_name(field, out);
     for part in value {
-        if let Some(found) = part.chars().find(|&c| !matches!(c, ' '..='~')) {
-            let fault = if found.is_control() {
-                HeaderFault::Control(found)
-            } else {
-                HeaderFault::Character(found)
-            };
-            return Err(fault.of(field));
-        }
+        check_octets(field, part, |octet| matches!(octet, b' '..=b'~'))?;
         out.extend_from_slice(part.as_bytes());
     }
-    if value.iter().map(|part| part.len()).sum::<usize>() > URI_OCTETS_MAX {
+    if value.iter().map(|part| part.len()).sum::<usize>() > VALUE_OCTETS_MAX {
         return Err(HeaderFault::TooLong.of(field));
     }
     out.extend_from_slice(b"\r\n");
@@ -178,11 +169,15 @@ pub(super) fn push_ascii(
 /// Writes `Message-ID` (RFC 5322, section 3.6.4); `id` comes without its angle brackets.
 pub(super) fn push_message_id(id: &str, out: &mut Vec<u8>) -> Result<(), HeaderError> {
     const FIELD: &str = "Message-ID";
-    check_no_control(FIELD, id)?;
-    if let Some(found) = id.chars().find(|&c| !c.is_ascii_graphic() || matches!(c, '<' | '>')) {
-        return Err(HeaderFault::Character(found).of(FIELD));
+    check_octets(FIELD, id, is_between_brackets)?;
+    if id.len() > VALUE_OCTETS_MAX {
+        return Err(HeaderFault::TooLong.of(FIELD));
     }
-    push_ascii(FIELD, &["<", id, ">"], out)
+    push_name(FIELD, out);
+    out.push(b'<');
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(b">\r\n");
+    Ok(())
 }
 
 /// Writes `Feedback-ID`: identifiers with colons between them.
@@ -195,9 +190,7 @@ pub(super) fn push_feedback_id(ids: [&str; 4], out: &mut Vec<u8>) -> Result<(), 
         if id.len() > 200 {
             return Err(HeaderFault::TooLong.of(FIELD));
         }
-        if let Some(found) = id.chars().find(|&c| !c.is_ascii_graphic() || c == ':') {
-            return Err(HeaderFault::Character(found).of(FIELD));
-        }
+        check_octets(FIELD, id, |octet| octet.is_ascii_graphic() && octet != b':')?;
     }
     let [campaign, newsletter, kind, sender] = ids;
     push_ascii(FIELD, &[campaign, ":", newsletter, ":", kind, ":", sender], out)
@@ -236,16 +229,31 @@ fn check_no_control(field: &'static str, value: &str) -> Result<(), HeaderError>
     }
 }
 
+/// One pass over what every copy has; why a value is refused is found out only then.
+fn check_octets(
+    field: &'static str,
+    value: &str,
+    is_allowed: impl Fn(u8) -> bool,
+) -> Result<(), HeaderError> {
+    let Some(at) = value.bytes().position(|octet| !is_allowed(octet)) else { return Ok(()) };
+    check_no_control(field, value)?;
+    // Octets before it were allowed, so they are ASCII and this one begins a character.
+    let found = value[at..].chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
+    Err(HeaderFault::Character(found).of(field))
+}
+
+fn is_between_brackets(octet: u8) -> bool {
+    octet.is_ascii_graphic() && !matches!(octet, b'<' | b'>')
+}
+
 fn check_uri(field: &'static str, uri: &str) -> Result<(), HeaderError> {
-    if let Some(found) = uri.chars().find(|c| c.is_control()) {
-        return Err(HeaderFault::Control(found).of(field));
-    }
+    check_octets(field, uri, is_between_brackets)?;
     let scheme = uri.split_once(':').map_or("", |(scheme, _)| scheme);
     let known = ["https", "http", "mailto"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    if !known || !uri.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'<' | b'>' | b'"')) {
+    if !known {
         return Err(HeaderFault::Uri.of(field));
     }
-    if uri.len() > URI_OCTETS_MAX {
+    if uri.len() > VALUE_OCTETS_MAX {
         return Err(HeaderFault::TooLong.of(field));
     }
     Ok(())
@@ -261,7 +269,8 @@ fn can_fold_as_it_is(value: &str) -> bool {
 
 /// Writes a display name: atoms, a quoted string, or encoded words.
 fn push_phrase(name: &str, column: usize, out: &mut Vec<u8>) -> usize {
-    if !can_fold_as_it_is(name) || name.len() > 60 {
+    let escapes = name.bytes().filter(|octet| matches!(octet, b'"' | b'\\')).count();
+    if !can_fold_as_it_is(name) || name.len() + escapes > 60 {
         return push_encoded_words(name, column, out);
     }
     let is_atom = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~ ".contains(&b);

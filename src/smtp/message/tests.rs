@@ -305,6 +305,28 @@ fn boundaries_differ_from_issue_to_issue_and_are_in_no_body() {
     assert_eq!(html, text);
 }
 
+#[test]
+fn an_address_outside_ascii_is_written_as_it_is() {
+    let body = MergeText::literal("Text\n");
+    let to = Address::parse("用户@例子.example").unwrap();
+    assert!(to.needs_smtputf8(), "the sender looks before it sends");
+    let copy = CopyFields {
+        reader: &Row::default(),
+        to: Mailbox { name: Some("用户"), address: &to },
+        message_id: "token@example.com",
+        date: "Sun, 11 Aug 2024 09:05:07 +0000",
+        unsubscribe: Some(UNSUBSCRIBE),
+    };
+    let mut out = Vec::new();
+    issue(&body, &body).compose(&copy, &mut out).unwrap();
+    let parsed = MessageParser::default().parse(&out).unwrap();
+    let read = parsed.to().unwrap().first().unwrap();
+    assert_eq!(read.address(), Some("用户@xn--fsqu00a.example"));
+    assert_eq!(read.name(), Some("用户"));
+    let others = String::from_utf8(out).unwrap().replace("用户", "");
+    assert!(others.is_ascii());
+}
+
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => any::<String>(),

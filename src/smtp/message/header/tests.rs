@@ -70,6 +70,7 @@ fn display_names_are_atoms_quoted_strings_or_encoded_words() {
         ("", "lex@example.com"),
         ("Lovelace, Ada \"the first\"", "ada@example.com"),
         ("Back\\slash", "ada@example.com"),
+        (&"\"".repeat(50), "ada@example.com"),
         ("Åsa Ö. Ähnlich", "asa@example.com"),
         ("A name that leaves no room on its line", "a-rather-long-local-part@sub.example.com"),
     ]
@@ -79,6 +80,8 @@ fn display_names_are_atoms_quoted_strings_or_encoded_words() {
     From: lex@example.com
     From: "Lovelace, Ada \"the first\"" <ada@example.com>
     From: "Back\\slash" <ada@example.com>
+    From: =?utf-8?B?IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIi?=
+     =?utf-8?B?IiIiIiIiIiI=?= <ada@example.com>
     From: =?utf-8?B?w4VzYSDDli4gw4RobmxpY2g=?= <asa@example.com>
     From: A name that leaves no room on its line
      <a-rather-long-local-part@sub.example.com>
