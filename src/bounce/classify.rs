@@ -204,6 +204,13 @@ fn guard(mut class: Classification, evidence: &Evidence<'_>) -> Classification {
         class.rule = "refused-by-policy";
     }
     match evidence.phase {
+        // Nobody knows why, but it cannot count against a reader who had not been named yet.
+        Some(phase) if class.fault == Fault::Unknown && before_recipient(phase) => {
+            let lasts = class.permanence == Permanence::Permanent;
+            class.fault = if lasts { Fault::Policy } else { Fault::Network };
+            class.reason = if lasts { Reason::SenderRefused } else { Reason::SystemError };
+            class.rule = "unexplained-before-recipient";
+        }
         // The reader had not been named yet.
         Some(phase) if readers && before_recipient(phase) => {
             class.fault = Fault::Policy;
@@ -240,8 +247,11 @@ fn said(evidence: &Evidence<'_>) -> Option<Permanence> {
 }
 
 fn grounds(rule: &rules::Rule, evidence: &Evidence<'_>) -> Grounds {
-    let refused_at_rcpt =
-        evidence.phase == Some(Phase::RcptTo) && evidence.code.is_some_and(|c| c >= 500);
+    // Whose domain a server means by "unknown domain" stays open even at RCPT TO: some check the
+    // sender only there.
+    let refused_at_rcpt = evidence.phase == Some(Phase::RcptTo)
+        && evidence.code.is_some_and(|c| c >= 500)
+        && rule.reason != Reason::NoSuchDomain;
     if rule.stated || refused_at_rcpt || names_the_address(evidence) {
         Grounds::Stated
     } else {
@@ -354,7 +364,8 @@ mod tests {
                 phase, code, enhanced, text: &text, provider: ProviderId::OTHER,
             });
             if phase.is_some_and(|p| p < Phase::RcptTo) {
-                prop_assert!(!matches!(class.fault, Fault::Recipient | Fault::Mailbox));
+                let readers = [Fault::Recipient, Fault::Mailbox, Fault::Unknown];
+                prop_assert!(!readers.contains(&class.fault), "{}", class.rule);
             }
             if code.is_some_and(|c| c < 500) || enhanced.is_some_and(|e| e.0 == 4) {
                 prop_assert_eq!(class.permanence, Permanence::Transient);

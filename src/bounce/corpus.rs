@@ -169,6 +169,9 @@ fn real_returned_mail_is_read_as_labelled() {
             "kind": kind_label(report.kind),
             "recipients": addresses(&report),
             "hard": hard,
+            "fault": classes.first().map(|c| c.fault),
+            "rule": classes.first().map(|c| c.rule),
+            "said": report.recipients.first().map(|r| &r.diagnostic),
             "crash": false,
         });
         writeln!(predictions, "{prediction}").unwrap();

@@ -22,7 +22,7 @@ pub(super) fn unsubscribe(tree: &Tree<'_>, report: &mut Report) -> bool {
 }
 
 /// Header fields that responders set, without regard to their value.
-const RESPONDER_FIELDS: [&str; 8] = [
+const RESPONDER_FIELDS: [&str; 9] = [
     "X-Autoreply",
     "X-Autorespond",
     "X-Auto-Reply-From",
@@ -30,6 +30,7 @@ const RESPONDER_FIELDS: [&str; 8] = [
     "X-Mail-Autoreply",
     "Autoreply",
     "X-Vacation",
+    "X-Apple-Action",
     "X-AutoReply-From",
 ];
 
@@ -64,12 +65,15 @@ const ABSENT_SUBJECTS: [&str; 22] = [
 ];
 
 /// Phrases in the subject of a challenge. Lower case.
-const CHALLENGE_SUBJECTS: [&str; 5] = [
+const CHALLENGE_SUBJECTS: [&str; 8] = [
     "please confirm your message",
     "confirm your email to",
     "verify your email to",
     "requires verification of your message",
     "[spam challenge]",
+    "(verification required)",
+    "sender verification",
+    "confirm that you sent",
 ];
 
 /// Reads the mail as an automatic reply or challenge; false when it is neither.

@@ -2,6 +2,12 @@
 //! No server's form is known here by name; what they share is: a mail system writes, it says that
 //! something was not delivered, an address begins a line, and what follows is the reason.
 
+mod phrases;
+
+use phrases::{
+    BELOW, DELAY_PHRASES, FAILURE_PHRASES, FAILURE_SUBJECTS, NOT_THE_RECIPIENT, SYSTEM_SENDERS,
+};
+
 use super::{
     Action, Kind, Report, ReportedRecipient, address, diagnostic, mime::Tree, one_line, original,
 };
@@ -11,133 +17,22 @@ const LINES_MAX: usize = 400;
 /// Octets of a line that are looked at.
 const LINE_MAX: usize = 2_000;
 
-/// Local parts under which mail systems write.
-const SYSTEM_SENDERS: [&str; 6] =
-    ["mailer-daemon", "postmaster", "post_master", "mailerdaemon", "mail-daemon", "mdaemon"];
-
-/// Subjects of failure notices. Lower case.
-const FAILURE_SUBJECTS: [&str; 24] = [
-    "undeliver",
-    "returned mail",
-    "returned to sender",
-    "returning message",
-    "delivery fail",
-    "delivery has failed",
-    "delivery status notification",
-    "delivery notification",
-    "delivery error",
-    "delivery failure",
-    "failure notice",
-    "failed delivery",
-    "failed mail",
-    "mail failure",
-    "mail delivery",
-    "mail system error",
-    "could not be delivered",
-    "couldn't be delivered",
-    "non-delivery",
-    "nondeliverable",
-    "unzustellbar",
-    "nicht zugestellt",
-    "non remis",
-    "no entregado",
-];
-
-/// Phrases by which a notice says that something was not delivered. Lower case.
-const FAILURE_PHRASES: [&str; 32] = [
-    "could not be delivered",
-    "couldn't be delivered",
-    "cannot be delivered",
-    "could not deliver",
-    "wasn't able to deliver",
-    "not able to deliver",
-    "unable to deliver",
-    "unable to be delivered",
-    "error delivering",
-    "error occurred while trying to deliver",
-    "error has occurred while attempting to deliver",
-    "delivery to the following recipient",
-    "delivery failed",
-    "delivery has failed",
-    "did not reach the following recipient",
-    "did not receive this message",
-    "fatal errors",
-    "delivery errors",
-    "delivery problems",
-    "undeliverable",
-    "was rejected by",
-    "failed permanently",
-    "permanent error",
-    "permanent failure",
-    "transcript of session follows",
-    "invalid final delivery",
-    "server message",
-    "failure reasons",
-    "error message below",
-    "recipient addresses that were incorrectly constructed",
-    "the group you tried to contact",
-    "konnte nicht zugestellt werden",
-];
-
-/// Phrases by which a notice says that it is only late. Lower case.
-const DELAY_PHRASES: [&str; 12] = [
-    "warning message only",
-    "this is a warning only",
-    "still being retried",
-    "will be retried for",
-    "has been delayed",
-    "is delayed for more",
-    "only a temporary failure report",
-    "will keep trying",
-    "do not need to resend",
-    "could not send mail for past",
-    "delivery is delayed",
-    "not yet been delivered",
-];
-
-/// How the line begins that stands above the returned mail. Ornaments are stripped first. Lower
-/// case.
-const BELOW: [&str; 19] = [
-    "below this line is a copy",
-    "this is a copy of",
-    "the header of the original",
-    "headers of the original",
-    "message headers follow",
-    "original message",
-    "original mail as follows",
-    "below is a copy of",
-    "enclosed is a copy",
-    "unsent message",
-    "returned message",
-    "included is a copy",
-    "copy of your message",
-    "message text follows",
-    "message header",
-    "received:",
-    "return-path:",
-    "dkim-signature:",
-    "delivered-to:",
-];
-
-/// Words before an address that make it somebody else's than the recipient's. Lower case.
-const NOT_THE_RECIPIENT: [&str; 10] =
-    ["from", "from:", "sender", "sender:", "contact", "by", "mailto:", "f=", "cc:", "reply-to:"];
-
 /// Reads the mail as a free-text bounce; false when it is none.
 pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     let named = tree.fields.get("X-Failed-Recipients").unwrap_or("");
     let returns_mail = tree.part("message/rfc822").is_some();
-    let by_system = from_a_mail_system(tree) || (returns_mail && nobody_reads_replies(tree));
-    if !by_system && named.is_empty() {
+    let by_name = system_sender(tree) || (returns_mail && nobody_reads_replies(tree));
+    if !(by_name || from_a_mail_system(tree)) && named.is_empty() {
         return false;
     }
     let Some(notice) = notice(tree) else { return false };
     let (said, _) = split_notice(&notice);
     let words = one_line_lower(said);
     let subject = report.subject.trim().to_lowercase();
-    let says_so = FAILURE_SUBJECTS.iter().any(|s| subject.contains(s))
-        || contains_any(&words, &FAILURE_PHRASES)
-        || contains_any(&words, &DELAY_PHRASES);
+    // Vacation notices come through the null path too and say all sorts of things.
+    let says_so = contains_any(&subject, &FAILURE_SUBJECTS)
+        || (by_name
+            && (contains_any(&words, &FAILURE_PHRASES) || contains_any(&words, &DELAY_PHRASES)));
     if named.is_empty() && !says_so {
         return false;
     }
@@ -153,14 +48,19 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
 
 /// Whether a mail system rather than a person wrote the mail.
 pub(super) fn from_a_mail_system(tree: &Tree<'_>) -> bool {
+    system_sender(tree) || tree.fields.get("Return-Path").is_some_and(|p| p.trim() == "<>")
+}
+
+/// Whether the sender's name is a mail system's.
+fn system_sender(tree: &Tree<'_>) -> bool {
     let from = tree.fields.get("From").unwrap_or("").to_ascii_lowercase();
     let local = address(&from).unwrap_or_default();
     let local = local.split(['@', ' ']).next().unwrap_or_default();
-    let null_path = tree.fields.get("Return-Path").is_some_and(|p| p.trim() == "<>");
     SYSTEM_SENDERS.contains(&local)
         || from.contains("mailer-daemon")
         || from.contains("mail delivery s")
-        || null_path
+        || from.contains("system administrator")
+        || from.contains("mail administrator")
 }
 
 /// Whether the sender's name says that a program wrote.
