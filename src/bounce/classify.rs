@@ -231,9 +231,10 @@ fn guard(mut class: Classification, evidence: &Evidence<'_>) -> Classification {
     class
 }
 
-/// Whether the dialogue had not come to a recipient yet. QUIT comes after all of them.
+/// Whether the step has nothing to do with a recipient: everything before RCPT TO, and what
+/// stands between two messages.
 fn before_recipient(phase: Phase) -> bool {
-    !matches!(phase, Phase::RcptTo | Phase::Data | Phase::Body | Phase::Dot | Phase::Quit)
+    !matches!(phase, Phase::RcptTo | Phase::Data | Phase::Body | Phase::Dot)
 }
 
 /// Whether the reply's words and codes alone say that it lasts.
