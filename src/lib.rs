@@ -15,6 +15,7 @@ pub mod audit;
 pub mod bounce;
 pub mod config;
 pub mod db;
+pub mod delivery;
 pub mod diagnostic;
 pub mod event;
 pub mod id;

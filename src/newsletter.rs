@@ -164,7 +164,8 @@ pub async fn set(db: &Db, slug: &str, key: &str, value: &str) -> Result<(), News
         }
     };
     check(key, value)?;
-    let changed = db.write(statement).bind(slug.to_owned()).bind(value.to_owned()).execute().await?;
+    let changed =
+        db.write(statement).bind(slug.to_owned()).bind(value.to_owned()).execute().await?;
     if changed == 0 { Err(NewsletterError::Unknown(slug.to_owned())) } else { Ok(()) }
 }
 

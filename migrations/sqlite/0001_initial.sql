@@ -148,6 +148,7 @@ CREATE TABLE issue (
     stage          INTEGER NOT NULL DEFAULT -1,
     stage_since    INTEGER,
     halt           TEXT,
+    acknowledged   TEXT    NOT NULL DEFAULT '[]',
     plan           TEXT,
     first_event_id INTEGER,
     UNIQUE (newsletter_id, number)

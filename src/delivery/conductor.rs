@@ -64,6 +64,8 @@ record! {
         pub sends_at: Option<Timestamp>,
         /// When its copies are given up.
         pub expires_at: Option<Timestamp>,
+        /// Halts that an operator resumed, a JSON array.
+        pub acknowledged: String,
     }
 }
 
@@ -240,7 +242,8 @@ impl Conductor {
                 replies: replies.map(|failure| failure.what).collect(),
             });
         }
-        gates::check(tally, issue.stage, issue.stages - 1, &self.config.gates)
+        let acknowledged: Vec<Halt> = serde_json::from_str(&issue.acknowledged).unwrap_or_default();
+        gates::check(tally, issue.stage, issue.stages - 1, &self.config.gates, &acknowledged)
     }
 
     async fn halt(&self, issue: IssueId, mut halt: Halt, now: Timestamp) -> db::Result<()> {
@@ -259,9 +262,9 @@ impl Conductor {
         if changed == 0 {
             return tx.rollback().await;
         }
-        let mut event = Event::new(EventKind::Halted, now).about(Some(issue), None).because(
-            format!("{}: {} of {}", halt.gate.describe(), halt.hits, halt.sample),
-        );
+        let mut event = Event::new(EventKind::Halted, now)
+            .about(Some(issue), None)
+            .because(format!("{}: {} of {}", halt.gate.describe(), halt.hits, halt.sample));
         event.provider = halt.provider;
         event::record(&mut tx, &[event]).await?;
         tx.commit().await?;
@@ -365,25 +368,25 @@ impl Conductor {
 
 /// How a sent issue went, in the words operators read: `sent: 480 accepted, 3 uncertain`.
 pub fn outcome(tally: &super::tally::Cell) -> String {
-    let mut text = format!("{} accepted", tally.get(CopyState::Accepted));
-    for state in [
+    let others = [
         CopyState::Rejected,
         CopyState::Uncertain,
         CopyState::Expired,
         CopyState::Skipped,
         CopyState::Cancelled,
-    ] {
-        if tally.get(state) > 0 {
-            text.push_str(&format!(", {} {state}", tally.get(state)));
-        }
-    }
-    text
+    ];
+    let others = others.into_iter().filter(|state| tally.get(*state) > 0);
+    std::iter::once(CopyState::Accepted)
+        .chain(others)
+        .map(|state| format!("{} {state}", tally.get(state)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Every issue whose copies may be on their way.
 pub async fn in_motion(db: &Db) -> db::Result<Vec<InMotion>> {
     db.query(
-        "SELECT id, newsletter_id, number, state, stage, sends_at, expires_at, \
+        "SELECT id, newsletter_id, number, state, stage, sends_at, expires_at, acknowledged, \
          (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages \
          FROM issue INDEXED BY issue_in_motion \
          WHERE state > 0 AND finished_at IS NULL ORDER BY id",

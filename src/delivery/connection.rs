@@ -24,7 +24,7 @@ use crate::{
     event::Event,
     id::{CopyId, NodeId},
     provider::ProviderId,
-    smtp::client::{Endpoint, Envelope, Outgoing, Session, SessionState, Transaction, Verdict},
+    smtp::client::{Endpoint, Envelope, Outgoing, Session, SessionState, Transaction},
     timestamp::Timestamp,
 };
 
@@ -119,14 +119,14 @@ impl Connection {
                 Some(coming) => coming,
                 None => self.fetch(),
             };
-            let came = match tokio::time::timeout(self.shared.idle, &mut coming).await {
-                Ok(came) => came,
-                Err(_) => {
-                    if let Some(session) = self.session.take() {
-                        session.quit().await;
-                    }
-                    coming.await
+            let in_time = tokio::time::timeout(self.shared.idle, &mut coming).await;
+            let came = if let Ok(came) = in_time {
+                came
+            } else {
+                if let Some(session) = self.session.take() {
+                    session.quit().await;
                 }
+                coming.await
             };
             match came {
                 Ok(Some(handed)) => self.ready.extend(handed),
@@ -220,19 +220,15 @@ impl Connection {
             return self.settle(&handed, policy::untried(Timestamp::now()), None).await;
         };
         let last = session.messages_sent() + 1 >= self.relay.messages_per_connection;
-        let next: Option<Envelope> = self
-            .ready
-            .front()
-            .filter(|_| !last)
-            .map(|next| self.shared.composer.envelope(next));
+        let next: Option<Envelope> =
+            self.ready.front().filter(|_| !last).map(|next| self.shared.composer.envelope(next));
         let fresh = session.messages_sent() == 0;
         let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
         let journal = &self.shared.journal;
         let started = Instant::now();
         let outgoing = Outgoing { envelope: &envelope, body: &self.body };
-        let transaction = session
-            .transact(&outgoing, next.as_ref(), || journal.dot(copy, attempt))
-            .await;
+        let transaction =
+            session.transact(&outgoing, next.as_ref(), || journal.dot(copy, attempt)).await;
         let took = started.elapsed();
         self.per_copy = (self.per_copy * 7 + took) / 8;
         self.note_reply(&transaction, copy, attempt);
@@ -300,7 +296,8 @@ impl Connection {
         let jitter = rand::random_range(-1.0..=1.0);
         let verdict = &transaction.verdict;
         let attempts = handed.claimed.attempts;
-        let mut decision = policy::decide(verdict, attempts, fresh, provider, &schedule, now, jitter);
+        let mut decision =
+            policy::decide(verdict, attempts, fresh, provider, &schedule, now, jitter);
         if let (CopyId::Service(_), CopyState::Uncertain, 0) =
             (handed.claimed.copy, decision.state, attempts)
         {

@@ -81,7 +81,9 @@ impl LimitedBy {
             Self::NothingToSend => "nothing is waiting to be sent".to_owned(),
             Self::Rate(name) => format!("the rate limit of {name}"),
             Self::Connections => "the relays: every connection is at work".to_owned(),
-            Self::Relays => "no relay takes mail: each is suspended or rests after failures".to_owned(),
+            Self::Relays => {
+                "no relay takes mail: each is suspended or rests after failures".to_owned()
+            }
             Self::Claiming => "claiming from the ledger".to_owned(),
         }
     }
@@ -163,13 +165,13 @@ impl Dispatch {
 
     /// Takes back every copy of an issue that is not sending any more.
     pub fn withdraw(&self, issue: IssueId) -> Vec<Claimed> {
-        let of_issue = |copy: &Claimed| {
-            matches!(copy.copy, crate::id::CopyId::Issue { issue: of, .. } if of == issue)
-        };
+        let of_issue = |copy: &Claimed| matches!(copy.copy, crate::id::CopyId::Issue { issue: of, .. } if of == issue);
         let mut inner = self.lock();
         let mut withdrawn = Vec::new();
         for lane in inner.lanes.values_mut() {
-            withdrawn.extend(lane.extract_if(.., |copy| of_issue(copy)));
+            let (out, stay) = std::mem::take(lane).into_iter().partition::<Vec<_>, _>(of_issue);
+            withdrawn.extend(out);
+            lane.extend(stay);
         }
         withdrawn
     }

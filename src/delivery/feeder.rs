@@ -124,9 +124,7 @@ impl Feeder {
         }
         let claimed_lane = match key {
             Some(provider) => queue::Lane::Provider(provider),
-            None => {
-                queue::Lane::AllBut(queue::json_array(self.limited_providers.iter().copied()))
-            }
+            None => queue::Lane::AllBut(queue::json_array(self.limited_providers.iter().copied())),
         };
         let wanted = Wanted::First {
             issue: issue.id,

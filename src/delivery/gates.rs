@@ -61,54 +61,82 @@ impl Gate {
 }
 
 /// Looks at the stage `stage` of `tally`, provider by provider and then as a whole.
-pub fn check(tally: &Tally, stage: i64, last_stage: i64, gates: &Gates) -> Option<Halt> {
+///
+/// `acknowledged` are earlier halts that an operator resumed: they stop the send again only when
+/// their hits have doubled.
+pub fn check(
+    tally: &Tally,
+    stage: i64,
+    last_stage: i64,
+    gates: &Gates,
+    acknowledged: &[Halt],
+) -> Option<Halt> {
     let mut providers: Vec<_> = tally.providers_of_stage(stage).into_iter().collect();
     providers.sort_unstable_by_key(|(provider, _)| *provider);
     let whole = (None, tally.stage(stage));
     let by_provider = providers.into_iter().map(|(provider, cell)| (Some(provider), cell));
     by_provider
         .chain([whole])
-        .find_map(|(provider, cell)| check_cell(&cell, stage, stage < last_stage, provider, gates))
+        .flat_map(|(provider, cell)| tripped(cell, stage, stage < last_stage, provider, gates))
+        .find(|halt| !acknowledged.iter().any(|earlier| earlier.covers(halt)))
 }
 
-fn check_cell(
-    cell: &Cell,
+impl Halt {
+    /// Whether this halt, which an operator saw, says all that `later` does.
+    fn covers(&self, later: &Self) -> bool {
+        self.gate == later.gate && self.provider == later.provider && later.hits < self.hits * 2
+    }
+}
+
+/// Every gate that the copies of one provider trip.
+fn tripped(
+    cell: Cell,
     stage: i64,
     canary: bool,
     provider: Option<i64>,
     gates: &Gates,
-) -> Option<Halt> {
+) -> impl Iterator<Item = Halt> {
     let sample = cell.decided();
-    let halt = |gate, hits, limit| {
-        Some(Halt { gate, provider, stage, hits, sample, limit, replies: Vec::new() })
-    };
-    if cell.refused_authentication > 0 {
-        return halt(Gate::Authentication, cell.refused_authentication, 0.0);
-    }
-    if canary && cell.refused_policy >= i64::from(gates.policy_hits) {
-        return halt(Gate::Policy, cell.refused_policy, f64::from(gates.policy_hits));
-    }
-    if sample < i64::from(gates.sample_min) {
-        return None;
-    }
+    let authentication =
+        (Gate::Authentication, cell.refused_authentication, 0.0, cell.refused_authentication > 0);
+    let hits_max = i64::from(gates.policy_hits);
+    let policy_hits = (
+        Gate::Policy,
+        cell.refused_policy,
+        f64::from(gates.policy_hits),
+        canary && cell.refused_policy >= hits_max,
+    );
+    let enough = sample >= i64::from(gates.sample_min);
     let shares = [
         (Gate::Policy, cell.refused_policy, gates.policy_percent),
         (Gate::Recipients, cell.refused_recipient, gates.recipient_percent),
         (Gate::Uncertain, cell.get(CopyState::Uncertain), gates.uncertain_percent),
         (Gate::Complaints, cell.complaints, gates.complaint_percent),
-    ];
-    let (gate, hits, percent) = shares
-        .into_iter()
-        .find(|(_, hits, percent)| lower_bound_percent(*hits, sample) > *percent)?;
-    halt(gate, hits, percent)
+    ]
+    .map(|(gate, hits, percent)| {
+        (gate, hits, percent, enough && lower_bound_percent(hits, sample) > percent)
+    });
+    [authentication, policy_hits].into_iter().chain(shares).filter(|gate| gate.3).map(
+        move |(gate, hits, limit, _)| Halt {
+            gate,
+            provider,
+            stage,
+            hits,
+            sample,
+            limit,
+            replies: Vec::new(),
+        },
+    )
 }
+
+/// The 95th percentile of the normal distribution.
+const Z: f64 = 1.644_853_627;
 
 /// The lower end of the one-sided 95 % Wilson interval of `hits` out of `sample`, in percent.
 pub fn lower_bound_percent(hits: i64, sample: i64) -> f64 {
     if sample <= 0 || hits <= 0 {
         return 0.0;
     }
-    const Z: f64 = 1.644_853_627;
     let n = sample as f64;
     let share = (hits as f64 / n).min(1.0);
     let square = Z * Z / n;
@@ -134,7 +162,7 @@ mod tests {
     }
 
     fn gate(tally: &Tally, stage: i64, last: i64) -> Option<Gate> {
-        check(tally, stage, last, &Gates::default()).map(|halt| halt.gate)
+        check(tally, stage, last, &Gates::default(), &[]).map(|halt| halt.gate)
     }
 
     #[test]
@@ -164,8 +192,23 @@ mod tests {
     #[test]
     fn one_authentication_failure_is_enough_and_a_provider_is_named_first() {
         let tally = tally(1, |t| t.refuse(1, 1, Fault::Authentication, 1));
-        let halt = check(&tally, 1, 3, &Gates::default()).unwrap();
+        let halt = check(&tally, 1, 3, &Gates::default(), &[]).unwrap();
         assert_eq!((halt.gate, halt.provider), (Gate::Authentication, Some(1)));
+    }
+
+    #[test]
+    fn a_halt_that_was_resumed_comes_again_when_its_hits_have_doubled() {
+        let gates = Gates::default();
+        let three = tally(100, |t| t.refuse(1, 1, Fault::Policy, 3));
+        let halt = check(&three, 1, 3, &gates, &[]).unwrap();
+        let mut seen = vec![halt];
+        while let Some(halt) = check(&three, 1, 3, &gates, &seen) {
+            seen.push(halt);
+        }
+        let five = tally(100, |t| t.refuse(1, 1, Fault::Policy, 5));
+        assert_eq!(check(&five, 1, 3, &gates, &seen), None);
+        let six = tally(100, |t| t.refuse(1, 1, Fault::Policy, 6));
+        assert_eq!(check(&six, 1, 3, &gates, &seen).map(|halt| halt.hits), Some(6));
     }
 
     proptest! {

@@ -20,7 +20,8 @@ pub struct Gcra {
 impl Gcra {
     /// A limit of `per_second` copies (more than 0), holding `burst` of them or one second's worth.
     pub fn new(per_second: f64, burst: Option<u32>) -> Self {
-        let burst = burst.unwrap_or_else(|| per_second.ceil().clamp(1.0, f64::from(u32::MAX)) as u32);
+        let burst =
+            burst.unwrap_or_else(|| per_second.ceil().clamp(1.0, f64::from(u32::MAX)) as u32);
         Self { interval_us: 1e6 / per_second, burst: burst.max(1), tat_us: 0.0 }
     }
 

@@ -164,20 +164,10 @@ fn again(
 
 /// Whose fault the refusal is.
 pub fn classify_reply(phase: Phase, reply: &Reply, provider: ProviderId) -> Classification {
-    let phase = match phase {
-        Phase::Connect | Phase::Greeting | Phase::Idle | Phase::Quit => classify::Phase::Connect,
-        Phase::Ehlo => classify::Phase::Hello,
-        Phase::Tls | Phase::StartTls => classify::Phase::Tls,
-        Phase::Auth => classify::Phase::Auth,
-        Phase::MailFrom | Phase::Rset => classify::Phase::MailFrom,
-        Phase::RcptTo => classify::Phase::RcptTo,
-        Phase::Data => classify::Phase::Data,
-        Phase::Body | Phase::Dot => classify::Phase::EndOfData,
-    };
     classify::classify(&Evidence {
         phase: Some(phase),
         code: Some(reply.code),
-        enhanced: reply.enhanced.map(|code| (code.0, code.1, code.2)),
+        enhanced: reply.enhanced,
         text: &reply.text,
         provider,
     })
@@ -275,7 +265,10 @@ mod tests {
     fn whoever_runs_out_of_time_expires_and_is_not_called_dead() {
         let now = at(36 * 60 - 4);
         let decision = after(&refusal(Phase::RcptTo, 450, "mailbox busy"), 0, now);
-        assert_eq!((decision.state, decision.event), (CopyState::Expired, Some(EventKind::Expired)));
+        assert_eq!(
+            (decision.state, decision.event),
+            (CopyState::Expired, Some(EventKind::Expired))
+        );
     }
 
     #[test]

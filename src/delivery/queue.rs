@@ -144,8 +144,12 @@ pub async fn claim_first_tries(
     limit: u32,
 ) -> db::Result<Vec<Claimed>> {
     let query = match lane {
-        Lane::Provider(provider) => prepare(tx, CLAIM_PROVIDER, claim, issue, after, stage).bind(*provider),
-        Lane::AllBut(json) => prepare(tx, CLAIM_OTHERS, claim, issue, after, stage).bind(json.clone()),
+        Lane::Provider(provider) => {
+            prepare(tx, CLAIM_PROVIDER, claim, issue, after, stage).bind(*provider)
+        }
+        Lane::AllBut(json) => {
+            prepare(tx, CLAIM_OTHERS, claim, issue, after, stage).bind(json.clone())
+        }
     };
     let rows = query.bind(i64::from(limit)).all::<(i64, i64, i64, i64)>().await?;
     Ok(claimed(rows, claim, issue))
@@ -222,20 +226,15 @@ pub async fn hand_off(
     now: Timestamp,
 ) -> db::Result<(Vec<Handed>, Vec<(Claimed, Withheld)>)> {
     let ids = json_array(copies.iter().filter_map(|copy| subscriber_of(copy.copy)));
-    let marked: Vec<(i64,)> = tx
-        .query(HAND_OFF)
-        .bind(issue)
-        .bind(ids)
-        .bind(claim)
-        .bind(node)
-        .bind(now)
-        .all()
-        .await?;
+    let marked: Vec<(i64,)> =
+        tx.query(HAND_OFF).bind(issue).bind(ids).bind(claim).bind(node).bind(now).all().await?;
     let ids = json_array(marked.iter().map(|(id,)| *id));
     let readers: Vec<(i64, String, Option<String>, Option<String>)> =
         tx.query(READERS).bind(ids).all().await?;
-    let mut readers: HashMap<i64, _> =
-        readers.into_iter().map(|(id, address, name, attributes)| (id, (address, name, attributes))).collect();
+    let mut readers: HashMap<i64, _> = readers
+        .into_iter()
+        .map(|(id, address, name, attributes)| (id, (address, name, attributes)))
+        .collect();
     let (mut handed, mut rest) = (Vec::with_capacity(marked.len()), Vec::new());
     for claimed in copies {
         match subscriber_of(claimed.copy).and_then(|id| readers.remove(&id)) {

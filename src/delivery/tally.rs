@@ -151,7 +151,9 @@ impl Tally {
 
     fn sum(&self, wanted: impl Fn(i64, i64) -> bool) -> Cell {
         let mut sum = Cell::default();
-        for (_, cell) in self.cells.iter().filter(|((stage, provider), _)| wanted(*stage, *provider)) {
+        for (_, cell) in
+            self.cells.iter().filter(|((stage, provider), _)| wanted(*stage, *provider))
+        {
             sum.add(cell);
         }
         sum

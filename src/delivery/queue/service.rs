@@ -41,7 +41,12 @@ pub(in crate::delivery) const CLAIM: &str = "UPDATE service_mail SET state = 1, 
        created_at, expires_at";
 
 /// Claims up to `limit` service mails that are due.
-pub async fn claim(tx: &mut Tx, claim: i64, now: Timestamp, limit: u32) -> db::Result<Vec<ServiceMail>> {
+pub async fn claim(
+    tx: &mut Tx,
+    claim: i64,
+    now: Timestamp,
+    limit: u32,
+) -> db::Result<Vec<ServiceMail>> {
     let mut mails: Vec<ServiceMail> =
         tx.query(CLAIM).bind(claim).bind(now).bind(i64::from(limit)).all().await?;
     mails.sort_unstable_by_key(|mail| mail.id);

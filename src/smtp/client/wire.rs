@@ -33,9 +33,9 @@ pub(super) enum Stream {
 
 /// What a test's stream must be.
 #[cfg(test)]
-pub(super) trait ScriptedStream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait ScriptedStream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 #[cfg(test)]
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> ScriptedStream for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> ScriptedStream for S {}
 
 impl Stream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,511 @@
+//! From a handed-off copy to a message: which template, which reader's values, which signature.
+//!
+//! Issues are compiled once and kept while they are being sent; a copy costs a merge. Service mail
+//! is rendered for each reader, when it is due.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    content::{self, Content, ContentError},
+    queue::{Handed, service::ServiceMail},
+};
+use crate::{
+    address::Address,
+    db::{self, Db, record::record},
+    id::{CopyId, IssueId, NewsletterId, ServiceMailId, SubscriberId},
+    issue::{
+        brand::Brand,
+        render::{self, RenderError, Renderer},
+    },
+    link::Links,
+    merge::{Field, MergeText, Reader},
+    newsletter::{self, Newsletter},
+    service_mail::Kind,
+    smtp::{
+        client::{Envelope, ReportRequest},
+        dkim::{self, DkimError, Signer},
+        message::{
+            ComposeError, CopyFields, FeedbackId, ListUnsubscribe, Mailbox, MessageKind,
+            MessageParts, MessageTemplate, message_id,
+        },
+        verp::TokenMailbox,
+    },
+    subscriber,
+    timestamp::Timestamp,
+    token::{DeliveryToken, Keyring, Purpose, ReaderToken},
+};
+
+/// How many compiled issues are kept: more are not sent at once.
+const ISSUES_MAX: usize = 8;
+
+/// Makes messages of copies.
+pub struct Composer {
+    db: Db,
+    keyring: Arc<Keyring>,
+    links: Links,
+    renderer: Arc<Renderer>,
+    /// By signing domain.
+    signers: HashMap<String, Vec<Signer>>,
+    signs_slowly: bool,
+    bounce_domain: String,
+    message_id_domain: String,
+    request_reports: bool,
+    issues: Mutex<HashMap<IssueId, Arc<Compiled>>>,
+    mails: Mutex<HashMap<ServiceMailId, ServiceMail>>,
+}
+
+/// What a composer is made from.
+pub struct Ingredients {
+    /// Where issues' contents are.
+    pub db: Db,
+    /// Keys behind links, return paths and Message-IDs.
+    pub keyring: Arc<Keyring>,
+    /// Where the pages are.
+    pub links: Links,
+    /// For service mail.
+    pub renderer: Arc<Renderer>,
+    /// Signing keys.
+    pub signers: Vec<Signer>,
+    /// What mail says about where it comes from.
+    pub mail: crate::config::Mail,
+}
+
+/// An issue ready for its copies.
+#[derive(Debug)]
+pub struct Compiled {
+    template: MessageTemplate,
+    newsletter: NewsletterId,
+    issue: IssueId,
+    issue_url: String,
+    from_domain: String,
+    expires_at: Timestamp,
+}
+
+/// What one copy is made from.
+#[derive(Debug, Clone)]
+pub enum Prepared {
+    /// A copy of an issue.
+    Issue(Arc<Compiled>),
+    /// A service mail.
+    Service(Arc<MessageTemplate>, String),
+}
+
+/// Why a copy cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The rows it is made from cannot be read.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Something it is made from is gone.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// The stored content is not what it should be.
+    #[error("the stored content of the issue cannot be read: {0}")]
+    Stored(#[from] serde_json::Error),
+    /// The content cannot be made a message.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The mail cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// The reader lacks a value, or a value cannot stand where it should.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// The message cannot be signed.
+    #[error("the message cannot be signed: {0}")]
+    Sign(#[from] DkimError),
+}
+
+/// One reader's values.
+struct ReaderValues<'a> {
+    address: &'a str,
+    name: Option<&'a str>,
+    attributes: Option<serde_json::Map<String, serde_json::Value>>,
+    unsubscribe_url: String,
+    unsubscribe_mailto: String,
+    preferences_url: String,
+    issue_url: &'a str,
+}
+
+impl Reader for ReaderValues<'_> {
+    fn value(&self, field: &Field) -> Option<Cow<'_, str>> {
+        match field {
+            Field::Address => Some(Cow::Borrowed(self.address)),
+            Field::Name => self.name.map(Cow::Borrowed),
+            Field::UnsubscribeUrl => Some(Cow::Borrowed(&self.unsubscribe_url)),
+            Field::UnsubscribeMailto => Some(Cow::Borrowed(&self.unsubscribe_mailto)),
+            Field::PreferencesUrl => Some(Cow::Borrowed(&self.preferences_url)),
+            Field::IssueUrl => Some(Cow::Borrowed(self.issue_url)),
+            Field::Attribute(name) => match self.attributes.as_ref()?.get(name)? {
+                serde_json::Value::String(text) => Some(Cow::Borrowed(text)),
+                serde_json::Value::Null => None,
+                other => Some(Cow::Owned(other.to_string())),
+            },
+        }
+    }
+}
+
+/// A reader of a mail that has no slots.
+struct Nobody;
+
+impl Reader for Nobody {
+    fn value(&self, _field: &Field) -> Option<Cow<'_, str>> {
+        None
+    }
+}
+
+record! {
+    struct Stored {
+        newsletter_id: NewsletterId,
+        expires_at: Option<Timestamp>,
+        content: String,
+    }
+}
+
+impl Composer {
+    /// A composer that has compiled nothing yet.
+    pub fn new(ingredients: Ingredients) -> Self {
+        let Ingredients { db, keyring, links, renderer, signers, mail } = ingredients;
+        let signs_slowly = signers.iter().any(|signer| signer.algorithm().starts_with("rsa"));
+        let mut by_domain: HashMap<String, Vec<Signer>> = HashMap::new();
+        for signer in signers {
+            by_domain.entry(signer.domain().to_owned()).or_default().push(signer);
+        }
+        Self {
+            db,
+            keyring,
+            links,
+            renderer,
+            signers: by_domain,
+            signs_slowly,
+            bounce_domain: mail.bounce_domain,
+            message_id_domain: mail.message_id_domain,
+            request_reports: mail.request_reports,
+            issues: Mutex::default(),
+            mails: Mutex::default(),
+        }
+    }
+
+    /// Whether making a copy takes so long that it should not happen on an I/O thread.
+    pub fn signs_slowly(&self) -> bool {
+        self.signs_slowly
+    }
+
+    /// Keeps what claimed service mails are about until they are sent.
+    pub fn remember(&self, mails: Vec<ServiceMail>) {
+        let mut kept = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whatever was claimed before and never came here again has long been settled.
+        if kept.len() > 10_000 {
+            kept.clear();
+        }
+        kept.extend(mails.into_iter().map(|mail| (mail.id, mail)));
+    }
+
+    /// When a copy is given up.
+    pub fn expires_at(&self, copy: CopyId) -> Timestamp {
+        let end = match copy {
+            CopyId::Issue { issue, .. } => self.kept(issue).map(|compiled| compiled.expires_at),
+            CopyId::Service(id) => {
+                let mails = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
+                mails.get(&id).map(|mail| mail.expires_at)
+            }
+        };
+        end.unwrap_or_default()
+    }
+
+    /// Gets ready what `handed` is made from.
+    pub async fn prepare(&self, handed: &Handed) -> Result<Prepared, CopyError> {
+        match handed.claimed.copy {
+            CopyId::Issue { issue, .. } => {
+                if let Some(compiled) = self.kept(issue) {
+                    return Ok(Prepared::Issue(compiled));
+                }
+                let compiled = Arc::new(self.compile(issue).await?);
+                let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
+                if issues.len() >= ISSUES_MAX {
+                    issues.clear();
+                }
+                issues.insert(issue, Arc::clone(&compiled));
+                Ok(Prepared::Issue(compiled))
+            }
+            CopyId::Service(id) => {
+                let mail = {
+                    let mails = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
+                    mails.get(&id).cloned()
+                };
+                let mail = mail.ok_or(CopyError::Missing("the mail's parameters are gone"))?;
+                let (template, from_domain) = self.render(&mail).await?;
+                Ok(Prepared::Service(Arc::new(template), from_domain))
+            }
+        }
+    }
+
+    fn kept(&self, issue: IssueId) -> Option<Arc<Compiled>> {
+        self.issues.lock().unwrap_or_else(PoisonError::into_inner).get(&issue).cloned()
+    }
+
+    async fn compile(&self, issue: IssueId) -> Result<Compiled, CopyError> {
+        let stored: Option<Stored> = self
+            .db
+            .query(
+                "SELECT i.newsletter_id, i.expires_at, c.content FROM issue i \
+                 JOIN issue_content c ON c.issue_id = i.id WHERE i.id = $1",
+            )
+            .bind(issue)
+            .optional()
+            .await?;
+        let stored = stored.ok_or(CopyError::Missing("the issue's content is gone"))?;
+        let content: Content = serde_json::from_str(&stored.content)?;
+        Ok(Compiled {
+            template: content.compile()?,
+            newsletter: stored.newsletter_id,
+            issue,
+            from_domain: content::parse(&content.from_address)?.domain().to_owned(),
+            issue_url: content.issue_url,
+            expires_at: stored.expires_at.unwrap_or_default(),
+        })
+    }
+
+    /// The envelope of a copy: always the same for the same copy.
+    pub fn envelope(&self, handed: &Handed) -> Envelope {
+        let token = DeliveryToken(handed.claimed.copy).seal(&self.keyring);
+        let mail_from = TokenMailbox::Bounce.address(&token, &self.bounce_domain).to_string();
+        let mut envelope = Envelope::new(mail_from, handed.address.clone());
+        if self.request_reports && handed.address.is_ascii() {
+            envelope.report =
+                Some(ReportRequest { envid: token, original_recipient: handed.address.clone() });
+        }
+        envelope
+    }
+
+    /// Appends the signed message of a copy to `out`.
+    pub fn compose(
+        &self,
+        handed: &Handed,
+        prepared: &Prepared,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CopyError> {
+        let start = out.len();
+        let now = Timestamp::now();
+        let to = content::parse(&handed.address)?;
+        let message_id = message_id(&self.keyring, handed.claimed.copy, &self.message_id_domain);
+        let date = now.to_rfc5322();
+        let from_domain = match prepared {
+            Prepared::Issue(compiled) => {
+                self.compose_issue(handed, compiled, &to, &message_id, &date, out)?;
+                &compiled.from_domain
+            }
+            Prepared::Service(template, from_domain) => {
+                let copy = CopyFields {
+                    reader: &Nobody,
+                    to: Mailbox { name: None, address: &to },
+                    message_id: &message_id,
+                    date: &date,
+                    unsubscribe: None,
+                };
+                template.compose(&copy, out)?;
+                from_domain
+            }
+        };
+        if let Some(signers) = self.signers.get(from_domain) {
+            dkim::sign_in_place(signers, out, start, now)?;
+        }
+        Ok(())
+    }
+
+    fn compose_issue(
+        &self,
+        handed: &Handed,
+        compiled: &Compiled,
+        to: &Address,
+        message_id: &str,
+        date: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CopyError> {
+        let CopyId::Issue { subscriber, .. } = handed.claimed.copy else {
+            return Err(CopyError::Missing("a service mail is no copy of an issue"));
+        };
+        let reader = self.reader_values(handed, compiled, subscriber);
+        let copy = CopyFields {
+            reader: &reader,
+            to: Mailbox { name: reader.name, address: to },
+            message_id,
+            date,
+            unsubscribe: Some(ListUnsubscribe {
+                https: &reader.unsubscribe_url,
+                mailto: &reader.unsubscribe_mailto,
+            }),
+        };
+        Ok(compiled.template.compose(&copy, out)?)
+    }
+
+    fn reader_values<'a>(
+        &self,
+        handed: &'a Handed,
+        compiled: &'a Compiled,
+        subscriber: SubscriberId,
+    ) -> ReaderValues<'a> {
+        let token = ReaderToken {
+            newsletter: compiled.newsletter,
+            subscriber,
+            issue: Some(compiled.issue),
+        };
+        let unsubscribe = token.seal(&self.keyring, Purpose::Unsubscribe);
+        let mailbox = TokenMailbox::Unsubscribe.address(&unsubscribe, &self.bounce_domain);
+        let preferences = token.seal(&self.keyring, Purpose::Preferences);
+        ReaderValues {
+            address: &handed.address,
+            name: handed.name.as_deref(),
+            attributes: handed
+                .attributes
+                .as_deref()
+                .and_then(|json| serde_json::from_str(json).ok()),
+            unsubscribe_url: self.links.unsubscribe(&unsubscribe),
+            unsubscribe_mailto: format!("mailto:{mailbox}"),
+            preferences_url: self.links.preferences(&preferences),
+            issue_url: &compiled.issue_url,
+        }
+    }
+
+    /// Renders a service mail.
+    async fn render(&self, mail: &ServiceMail) -> Result<(MessageTemplate, String), CopyError> {
+        let newsletter = match mail.newsletter_id {
+            Some(id) => newsletter::by_id(&self.db, id).await?,
+            None => None,
+        };
+        let newsletter = newsletter.ok_or(CopyError::Missing("the newsletter is gone"))?;
+        let brand = brand_of(&newsletter, &self.links);
+        let about = self.about(mail, &newsletter).await?;
+        let rendered = self.renderer.service(&about, &brand)?;
+        let from = content::parse(&newsletter.from_address)?;
+        let reply_to = content::parse(&newsletter.reply_to)?;
+        let sender = content::sender_token(from.domain());
+        let feedback_id = FeedbackId {
+            campaign: &mail.kind,
+            newsletter: &newsletter.slug,
+            kind: &mail.kind,
+            sender: &sender,
+        };
+        let template = MessageTemplate::compile(&MessageParts {
+            from: Mailbox { name: Some(&newsletter.from_name), address: &from },
+            reply_to: Some(Mailbox { name: None, address: &reply_to }),
+            subject: &rendered.subject,
+            text: &MergeText::literal(rendered.text),
+            html: &MergeText::literal(rendered.html),
+            kind: MessageKind::Service { feedback_id: Some(feedback_id) },
+        })
+        .map_err(ContentError::from)?;
+        Ok((template, from.domain().to_owned()))
+    }
+
+    async fn about(
+        &self,
+        mail: &ServiceMail,
+        newsletter: &Newsletter,
+    ) -> Result<render::ServiceMail, CopyError> {
+        let kind = Kind::by_name(&mail.kind)
+            .ok_or(CopyError::Missing("there is no service mail of this kind"))?;
+        let parameters: serde_json::Value = serde_json::from_str(&mail.parameters)?;
+        let token = mail.subscriber_id.map(|subscriber| ReaderToken {
+            newsletter: newsletter.id,
+            subscriber,
+            issue: None,
+        });
+        let link = |purpose| {
+            let token = token.ok_or(CopyError::Missing("the mail is for no subscriber"))?;
+            Ok::<_, CopyError>(token.seal(&self.keyring, purpose))
+        };
+        let unsubscribe_url =
+            || Ok::<_, CopyError>(self.links.unsubscribe(&link(Purpose::Unsubscribe)?));
+        let preferences_url =
+            || Ok::<_, CopyError>(self.links.preferences(&link(Purpose::Preferences)?));
+        Ok(match kind {
+            Kind::Confirmation | Kind::Reminder => render::ServiceMail::Confirmation {
+                confirm_url: self.links.confirm(&self.mailed_link(&parameters).await?),
+                not_me_url: self.links.not_me(&link(Purpose::NotMe)?),
+                expires: mail.expires_at.to_jiff().strftime("%-d %B %Y").to_string(),
+                reminder: kind == Kind::Reminder,
+            },
+            Kind::Welcome => render::ServiceMail::Welcome {
+                unsubscribe_url: unsubscribe_url()?,
+                preferences_url: preferences_url()?,
+                latest: self.latest_issue(newsletter).await?,
+            },
+            Kind::AlreadySubscribed => render::ServiceMail::AlreadySubscribed {
+                unsubscribe_url: unsubscribe_url()?,
+                preferences_url: preferences_url()?,
+            },
+            Kind::Goodbye => render::ServiceMail::Goodbye {
+                subscribe_url: self.links.newsletter(&newsletter.slug),
+            },
+            Kind::Probe => render::ServiceMail::Probe {
+                unsubscribe_url: unsubscribe_url()?,
+                preferences_url: preferences_url()?,
+            },
+            Kind::MyData => render::ServiceMail::OperatorNotice {
+                headline: format!("Your data at {}", newsletter.name),
+                paragraphs: vec![
+                    "You asked for the data that this newsletter keeps about you. The link leads to \
+                     a page where you can download or erase it. If you did not ask, do nothing."
+                        .to_owned(),
+                ],
+                facts: Vec::new(),
+                action: Some((
+                    "See my data".to_owned(),
+                    self.links.my_data(&self.mailed_link(&parameters).await?),
+                )),
+            },
+            Kind::OperatorNotice => operator_notice(&parameters),
+        })
+    }
+
+    async fn mailed_link(&self, parameters: &serde_json::Value) -> Result<String, CopyError> {
+        let row = parameters["confirmation"].as_i64();
+        let row = row.ok_or(CopyError::Missing("the mail names no confirmation"))?;
+        let link = subscriber::mailed_link(&self.db, &self.keyring, row).await?;
+        Ok(link.ok_or(CopyError::Missing("the link was used, replaced or forgotten"))?.1)
+    }
+
+    async fn latest_issue(&self, newsletter: &Newsletter) -> db::Result<Option<(String, String)>> {
+        let latest: Option<(String, i64)> = self
+            .db
+            .query(
+                "SELECT subject, number FROM issue WHERE newsletter_id = $1 AND state = 6 \
+                 ORDER BY number DESC LIMIT 1",
+            )
+            .bind(newsletter.id)
+            .optional()
+            .await?;
+        Ok(latest.map(|(subject, number)| (subject, self.links.issue(&newsletter.slug, number))))
+    }
+}
+
+fn operator_notice(parameters: &serde_json::Value) -> render::ServiceMail {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |name: &str| parameters[name].as_array().cloned().unwrap_or_default();
+    let pair = |value: &serde_json::Value| (text(&value[0]), text(&value[1]));
+    render::ServiceMail::OperatorNotice {
+        headline: text(&parameters["headline"]),
+        paragraphs: list("paragraphs").iter().map(text).collect(),
+        facts: list("facts").iter().map(pair).collect(),
+        action: parameters.get("action").filter(|action| action.is_array()).map(pair),
+    }
+}
+
+/// What a newsletter puts around everything that is rendered in its name.
+pub fn brand_of(newsletter: &Newsletter, links: &Links) -> Brand {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    Brand {
+        description: some(&newsletter.description),
+        language: newsletter.language.clone(),
+        postal_address: some(&newsletter.postal_address),
+        accent: newsletter.accent_color.clone(),
+        sender_name: newsletter.from_name.clone(),
+        subject_pattern: newsletter.subject_pattern.clone(),
+        ..Brand::new(newsletter.name.clone(), links.newsletter(&newsletter.slug))
+    }
+}

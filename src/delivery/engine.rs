@@ -1,0 +1,398 @@
+//! The engine as a whole: starts every part in the right order, and stops them in the reverse one.
+
+use std::{
+    sync::{Arc, RwLock, atomic::AtomicI64},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::{
+    compose::{Composer, Ingredients},
+    conductor::{Conductor, Course},
+    connection::{Connection, Relay, Shared},
+    dispatch::Dispatch,
+    feeder::Feeder,
+    health::Health,
+    journal::{self, Journal},
+    ledger::Writer,
+    limits::{Gcra, LimitName, Limits},
+    recovery::{self, Recovered},
+    status,
+    tallies::{self, Tallies},
+};
+use crate::{
+    config::{self, Config, RelayAuth, RelayTls},
+    db::{self, Db},
+    id::NodeId,
+    issue::render::Renderer,
+    link::Links,
+    provider::Providers,
+    smtp::{
+        client::{Credentials, Deadlines, Endpoint, Mechanism},
+        dkim::Signer,
+        tls::{Encryption, TlsMode, TlsTrust},
+    },
+    timestamp::Timestamp,
+    token::Keyring,
+};
+
+/// What an engine is built from.
+pub struct Parts {
+    /// The database, with the daemon's lock held.
+    pub db: Db,
+    /// The configuration; its relays are the ones to use.
+    pub config: Arc<Config>,
+    /// Keys behind links and return paths.
+    pub keyring: Arc<Keyring>,
+    /// Templates.
+    pub renderer: Arc<Renderer>,
+    /// The provider table.
+    pub providers: Arc<Providers>,
+}
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The journal cannot be read or written.
+    #[error("the delivery journal {path} cannot be used: {source}")]
+    Journal {
+        /// Where it is.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something in the configuration does not work.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+/// A running engine.
+pub struct Engine {
+    db: Db,
+    node: NodeId,
+    dispatch: Arc<Dispatch>,
+    relays: Vec<Arc<Relay>>,
+    bell: Arc<Notify>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    background: TaskTracker,
+    writer: JoinHandle<()>,
+    recovered: Recovered,
+    drain: Duration,
+}
+
+impl Engine {
+    /// Settles what an earlier daemon left, then begins to send.
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let Parts { db, config, keyring, renderer, providers } = parts;
+        let now = Timestamp::now();
+        let uid = Uuid::now_v7().to_string();
+        let node = register(&db, &uid, config.sending.lease, now).await?;
+        let path = config.journal_file();
+        let journal_failed =
+            |source| StartError::Journal { path: path.display().to_string(), source };
+        let remains = journal::read(&path).map_err(journal_failed)?;
+        let delays = &config.sending.retry_delays;
+        let recovered = recovery::recover(&db, remains.as_ref(), node, delays, now).await?;
+        let journal = Arc::new(Journal::create(&path, &uid).map_err(journal_failed)?);
+
+        let relays = relays(&config)?;
+        let (limits, limited_providers) = limits(&db, &config, &providers, now).await?;
+        let names = relays.iter().map(|relay| relay.name.clone());
+        let dispatch = Arc::new(Dispatch::new(names, limits));
+        let tallies = Arc::new(Tallies::default());
+        let writer = Writer {
+            db: db.clone(),
+            node,
+            journal: Arc::clone(&journal),
+            tallies: Arc::clone(&tallies),
+            dispatch: Arc::clone(&dispatch),
+        };
+        let (ledger, writer) = writer.start();
+        let composer = Arc::new(Composer::new(Ingredients {
+            db: db.clone(),
+            keyring,
+            links: Links::new(&config.public_url),
+            renderer,
+            signers: signers(&config)?,
+            mail: config.mail.clone(),
+        }));
+        let course: Course = Arc::new(RwLock::new(Vec::new()));
+        for issue in super::conductor::in_motion(&db).await? {
+            tallies.put(issue.id, tallies::load(&db, issue.id).await?);
+        }
+        let shared = Arc::new(Shared {
+            dispatch: Arc::clone(&dispatch),
+            ledger: ledger.clone(),
+            journal,
+            composer: Arc::clone(&composer),
+            node,
+            retry_delays: config.sending.retry_delays.clone(),
+            idle: config.smtp.idle,
+            sessions: AtomicI64::new(1),
+        });
+        let stop = CancellationToken::new();
+        let connections = TaskTracker::new();
+        for (relay, settings) in relays.iter().zip(&config.relay) {
+            for number in 0..settings.connections {
+                // With four connections or more, one is kept free for confirmations.
+                let reserved = settings.connections >= 4 && number == 0;
+                let connection = Connection::new(Arc::clone(&shared), Arc::clone(relay), reserved);
+                connections.spawn(connection.run());
+            }
+        }
+        connections.close();
+        let bell = Arc::new(Notify::new());
+        let background = TaskTracker::new();
+        let conductor = Conductor {
+            db: db.clone(),
+            config: Arc::clone(&config),
+            providers,
+            dispatch: Arc::clone(&dispatch),
+            ledger: ledger.clone(),
+            tallies: Arc::clone(&tallies),
+            relays: relays.clone(),
+            course: Arc::clone(&course),
+            bell: Arc::clone(&bell),
+        };
+        background.spawn(conductor.run(stop.clone()));
+        let feeder = Feeder {
+            db: db.clone(),
+            dispatch: Arc::clone(&dispatch),
+            ledger,
+            composer,
+            course,
+            limited_providers,
+        };
+        background.spawn(feeder.run(stop.clone()));
+        background.spawn(keep_lease(db.clone(), node, config.sending.lease, stop.clone()));
+        background.spawn(status::publish(
+            db.clone(),
+            Arc::clone(&dispatch),
+            relays.clone(),
+            stop.clone(),
+        ));
+        let timer = Arc::clone(&dispatch);
+        let until = stop.clone();
+        background.spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = timer.run_timer() => {}
+            }
+        });
+        background.close();
+        let drain = config.sending.drain;
+        info!(node = %uid, relays = relays.len(), "the delivery engine runs");
+        Ok(Self {
+            db,
+            node,
+            dispatch,
+            relays,
+            bell,
+            stop,
+            connections,
+            background,
+            writer,
+            recovered,
+            drain,
+        })
+    }
+
+    /// Says that a row was changed: an issue was scheduled, a service mail was queued.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// A handle that rings from elsewhere.
+    pub fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
+    }
+
+    /// What recovery found at the start.
+    pub fn recovered(&self) -> Recovered {
+        self.recovered
+    }
+
+    /// The relays and how they are.
+    pub fn relays(&self) -> &[Arc<Relay>] {
+        &self.relays
+    }
+
+    /// What stands between the queue and the wire now.
+    pub fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.dispatch
+    }
+
+    /// Finishes the copies under way, within the configured bound, and stops. Whatever cannot be
+    /// finished is settled from the journal at the next start.
+    pub async fn drain(self) {
+        self.dispatch.drain();
+        self.stop.cancel();
+        if tokio::time::timeout(self.drain, self.connections.wait()).await.is_err() {
+            warn!(
+                drain_ms = self.drain.as_millis() as u64,
+                connections = self.connections.len(),
+                "copies were still under way at the end of the drain; the journal keeps their state"
+            );
+        }
+        self.background.wait().await;
+        drop(self.dispatch);
+        // The writer ends once every sender of requests is gone.
+        if tokio::time::timeout(Duration::from_secs(10), self.writer).await.is_err() {
+            error!("the ledger could not be written to the end; the journal keeps the outcomes");
+        }
+        if let Err(problem) = sign_off(&self.db, self.node).await {
+            error!(error = %problem, "claims could not be released; the next start does it");
+        }
+        info!("the delivery engine stopped");
+    }
+}
+
+async fn register(db: &Db, uid: &str, lease: Duration, now: Timestamp) -> db::Result<NodeId> {
+    db.write("INSERT INTO node (uid, started_at, lease_until) VALUES ($1, $2, $3) RETURNING id")
+        .bind(uid.to_owned())
+        .bind(now)
+        .bind(now.plus(lease))
+        .scalar()
+        .await
+}
+
+async fn keep_lease(db: Db, node: NodeId, lease: Duration, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(lease / 4) => {}
+        }
+        let renewed = db
+            .write("UPDATE node SET lease_until = $2 WHERE id = $1")
+            .bind(node)
+            .bind(Timestamp::now().plus(lease))
+            .execute()
+            .await;
+        if let Err(problem) = renewed {
+            error!(error = %problem, "the lease cannot be renewed; handoffs stop when it runs out");
+        }
+    }
+}
+
+async fn sign_off(db: &Db, node: NodeId) -> db::Result<()> {
+    let now = Timestamp::now();
+    let mut tx = db.begin().await?;
+    recovery::release_claims(&mut tx, now).await?;
+    tx.query("UPDATE node SET stopped_at = $2, lease_until = $2 WHERE id = $1")
+        .bind(node)
+        .bind(now)
+        .execute()
+        .await?;
+    tx.commit().await
+}
+
+fn relays(config: &Config) -> Result<Vec<Arc<Relay>>, StartError> {
+    let relay = |(index, settings): (usize, &config::Relay)| {
+        let endpoint = endpoint(settings, config).map_err(|problem| {
+            StartError::Configuration(format!("relay `{}`: {problem}", settings.name))
+        })?;
+        Ok(Arc::new(Relay {
+            index,
+            name: settings.name.clone(),
+            endpoint,
+            messages_per_connection: u64::from(settings.messages_per_connection),
+            health: Health::default(),
+        }))
+    };
+    config.relay.iter().enumerate().map(relay).collect()
+}
+
+/// How a relay of the configuration is spoken to; the error is a sentence.
+pub fn endpoint(relay: &config::Relay, config: &Config) -> Result<Endpoint, String> {
+    let mode = match relay.tls {
+        RelayTls::None => TlsMode::None,
+        RelayTls::Starttls => TlsMode::StartTls,
+        RelayTls::Implicit => TlsMode::Implicit,
+    };
+    let trust = TlsTrust { extra_ca: relay.ca_file.clone(), ..TlsTrust::default() };
+    let encryption =
+        Encryption::new(mode, &relay.host, &trust).map_err(|error| error.to_string())?;
+    let credentials = match (&relay.username, &relay.password) {
+        (Some(username), Some(password)) => Some(Credentials {
+            username: username.clone(),
+            secret: password.reveal()?,
+            mechanism: match relay.auth {
+                RelayAuth::Auto => None,
+                RelayAuth::Plain => Some(Mechanism::Plain),
+                RelayAuth::Login => Some(Mechanism::Login),
+            },
+        }),
+        _ => None,
+    };
+    let smtp = &config.smtp;
+    let deadlines = Deadlines {
+        connect: smtp.connect,
+        greeting: smtp.greeting,
+        envelope: smtp.envelope,
+        data: smtp.data,
+        dot: smtp.dot,
+        ..Deadlines::default()
+    };
+    let mut endpoint = Endpoint::new(&relay.host, relay.port, &config.mail.helo_name);
+    endpoint.encryption = encryption;
+    endpoint.credentials = credentials;
+    // The configuration refuses a clear-text login to anywhere but this machine.
+    endpoint.allow_clear_text_auth = relay.tls == RelayTls::None;
+    endpoint.deadlines = deadlines;
+    Ok(endpoint)
+}
+
+async fn limits(
+    db: &Db,
+    config: &Config,
+    providers: &Providers,
+    now: Timestamp,
+) -> Result<(Limits, Vec<i64>), StartError> {
+    let mut limits = Limits::default();
+    if let Some(per_second) = config.limits.per_second {
+        limits.add(LimitName::Total, Gcra::new(per_second, config.limits.burst));
+    }
+    for relay in &config.relay {
+        if let Some(per_second) = relay.per_second {
+            limits.add(LimitName::Relay(relay.name.clone()), Gcra::new(per_second, relay.burst));
+        }
+    }
+    let mut limited = Vec::new();
+    for limit in &config.limits.provider {
+        let id = providers.by_name(&limit.name).ok_or_else(|| {
+            let known: Vec<_> = providers.iter().map(|provider| provider.name.as_str()).collect();
+            StartError::Configuration(format!(
+                "limits.provider: there is no provider `{}`; those are: {}",
+                limit.name,
+                known.join(", ")
+            ))
+        })?;
+        limits.add(LimitName::Provider(id.0), Gcra::new(limit.per_second, limit.burst));
+        limited.push(id.0);
+    }
+    let kept: Vec<(String, Timestamp)> = db.query("SELECT name, tat FROM rate_limit").all().await?;
+    limits.restore(&kept, now);
+    Ok((limits, limited))
+}
+
+/// The signing keys of the configuration.
+pub fn signers(config: &Config) -> Result<Vec<Signer>, StartError> {
+    let signer = |dkim: &config::Dkim| {
+        let fail = |problem: String| {
+            StartError::Configuration(format!("dkim key {}: {problem}", dkim.key_file.display()))
+        };
+        let pem =
+            std::fs::read_to_string(&dkim.key_file).map_err(|error| fail(error.to_string()))?;
+        Signer::from_pem(&dkim.domain, &dkim.selector, &pem)
+            .map_err(|error| fail(error.to_string()))
+    };
+    config.dkim.iter().map(signer).collect()
+}
