@@ -25,6 +25,7 @@ pub mod merge;
 pub mod newsletter;
 pub mod provider;
 pub mod service_mail;
+pub mod sink;
 pub mod smtp;
 pub mod subscriber;
 pub mod timestamp;

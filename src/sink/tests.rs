@@ -1,0 +1,389 @@
+//! The sink from outside.
+
+use crate::smtp::server::{Then, dialogue::Dialogue};
+
+use super::{
+    faults::{
+        FaultStage,
+        profile::{Rule, RuleShape},
+    },
+    journal::{Phase, Verdict},
+    *,
+};
+
+const MAIL: &str =
+    "From: SRE <sre@example.org>\r\nSubject: Hello\r\nMessage-ID: <1@example.org>\r\n\r\nHi\r\n";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn start(config: SinkConfig) -> Sink {
+    Sink::start(config, CancellationToken::new()).await.unwrap()
+}
+
+#[tokio::test]
+async fn mail_lands_in_the_mailbox() {
+    let sink = start(SinkConfig::default()).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    assert!(client.send("ada@example.org", MAIL).await.starts_with("250"));
+    // The message is there before its reply is.
+    let message = sink.mailbox().get(1).unwrap();
+    assert_eq!(message.subject, "Hello");
+    assert_eq!(message.from, "SRE <sre@example.org>");
+    assert_eq!(message.rcpt_to, ["ada@example.org"]);
+    assert_eq!(message.raw, MAIL.as_bytes());
+    let stats = sink.stats();
+    assert_eq!((stats.accepted, stats.recipients, stats.held), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn the_journal_has_the_line_before_the_reply() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let sink = start(SinkConfig { journal: Some(path.clone()), ..SinkConfig::default() }).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    for count in 1..=20 {
+        client.send("ada@example.org", MAIL).await;
+        assert_eq!(journal::read(&path).unwrap().len(), count);
+    }
+    let record = &journal::read(&path).unwrap()[0];
+    assert_eq!((record.verdict, record.phase), (Verdict::Accepted, Phase::Dot));
+    assert_eq!(record.message_id.as_deref(), Some("1@example.org"));
+    assert_eq!(record.mail_from, "b+1@bounce.example");
+    assert_eq!(record.rcpt_to, ["ada@example.org"]);
+    assert_eq!(record.sha256.as_ref().unwrap().len(), 64);
+    // What is broken off is on record too.
+    client.ask("MAIL FROM:<b@bounce.example>\r\n", 250).await;
+    client.ask("RCPT TO:<ada@example.org>\r\n", 250).await;
+    client.ask("DATA\r\n", 354).await;
+    client.say(MAIL).await;
+    drop(client);
+    sink.wait_for(PATIENCE, |stats| stats.broken == 1).await.unwrap();
+    let last = journal::read(&path).unwrap().pop().unwrap();
+    assert_eq!((last.verdict, last.phase, last.reply_sent), (Verdict::Aborted, Phase::Body, false));
+}
+
+#[tokio::test]
+async fn without_a_journal_nothing_is_accepted() {
+    // Every write to it fails with "no space left".
+    let full = PathBuf::from("/dev/full");
+    if !full.exists() {
+        println!("SKIPPED: this system has no /dev/full");
+        return;
+    }
+    let sink = start(SinkConfig { journal: Some(full), ..SinkConfig::default() }).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    assert!(client.send("ada@example.org", MAIL).await.starts_with("452"));
+    assert!(sink.mailbox().is_empty());
+}
+
+#[tokio::test]
+async fn discarding_counts_and_keeps_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let config = SinkConfig { discard: true, journal: Some(path.clone()), ..SinkConfig::default() };
+    let sink = start(config).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    client.send("ada@example.org", MAIL).await;
+    let stats = sink.stats();
+    assert_eq!((stats.accepted, stats.held), (1, 0));
+    assert_eq!(stats.accepted_bytes, MAIL.len() as u64);
+    let record = &journal::read(&path).unwrap()[0];
+    assert_eq!(record.message_id.as_deref(), Some("1@example.org"));
+    assert_eq!(record.sha256, None);
+}
+
+async fn get(sink: &Sink, path: &str) -> reqwest::Response {
+    reqwest::get(format!("http://{}{path}", sink.http_addr.unwrap())).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_api_lists_and_shows_messages() {
+    let sink = start(SinkConfig::default()).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    client.send("ada@example.org", MAIL).await;
+    let confirm = "Subject: Confirm\r\n\r\nhttps://example.org/confirm?t=1\r\n";
+    client.send("bob@example.org", confirm).await;
+    let list: serde_json::Value =
+        get(&sink, "/api/messages?to=bob&limit=5").await.json().await.unwrap();
+    assert_eq!(list["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(list["messages"][0]["subject"], "Confirm");
+    let detail: serde_json::Value = get(&sink, "/api/messages/2").await.json().await.unwrap();
+    assert_eq!(detail["links"][0], "https://example.org/confirm?t=1");
+    assert_eq!(detail["rcpt_to"][0], "bob@example.org");
+    assert_eq!(get(&sink, "/api/messages/2/raw").await.text().await.unwrap(), confirm);
+    assert_eq!(get(&sink, "/api/messages/9").await.status(), 404);
+    let stats: SinkStats = get(&sink, "/api/stats").await.json().await.unwrap();
+    assert_eq!(stats, sink.stats());
+    let url = format!("http://{}/api/messages", sink.http_addr.unwrap());
+    reqwest::Client::new().delete(url).send().await.unwrap();
+    assert!(sink.mailbox().is_empty());
+}
+
+#[tokio::test]
+async fn the_inbox_shows_html_in_a_sandbox() {
+    let sink = start(SinkConfig::default()).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    let mail =
+        "Subject: <b>x</b>\r\nContent-Type: text/html\r\n\r\n<p>Hi<script>alert(1)</script>\r\n";
+    client.send("ada@example.org", mail).await;
+    let page = get(&sink, "/").await;
+    assert!(
+        page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'")
+    );
+    assert!(page.text().await.unwrap().contains("&lt;b&gt;x&lt;/b&gt;"));
+    let page = get(&sink, "/messages/1").await.text().await.unwrap();
+    assert!(page.contains("<iframe") && page.contains("sandbox=\"allow-popups"));
+    assert!(!page.contains("<script"));
+    let html = get(&sink, "/messages/1/html").await;
+    let policy = html.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("sandbox") && !policy.contains("allow-scripts"), "{policy}");
+    assert!(policy.contains("default-src 'none'"));
+}
+
+#[tokio::test]
+async fn other_sites_cannot_reach_the_inbox() {
+    let sink = start(SinkConfig::default()).await;
+    let client = reqwest::Client::new();
+    let url = format!("http://{}/api/messages", sink.http_addr.unwrap());
+    let rebound = client.get(&url).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(rebound.status(), 421);
+    let clear = format!("http://{}/clear", sink.http_addr.unwrap());
+    let forged = client.post(&clear).header("sec-fetch-site", "cross-site").send().await.unwrap();
+    assert_eq!(forged.status(), 403);
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named() {
+    let first = start(SinkConfig::default()).await;
+    let config = SinkConfig { smtp: first.smtp_addr, ..SinkConfig::default() };
+    let error = Sink::start(config, CancellationToken::new()).await.unwrap_err().to_string();
+    assert!(error.contains(&first.smtp_addr.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_it() {
+    let shutdown = CancellationToken::new();
+    let sink = Sink::start(SinkConfig::default(), shutdown.clone()).await.unwrap();
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    shutdown.cancel();
+    client.expect(421).await;
+    drop(client);
+    sink.stopped().await;
+}
+
+#[tokio::test]
+async fn faults_can_be_set_while_it_runs() {
+    let sink = start(SinkConfig::default()).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    assert!(client.send("ada@example.org", MAIL).await.starts_with("250"));
+    let rule = Rule { reply: Some("451 4.3.0 later".into()), ..Rule::at(FaultStage::Dot) };
+    sink.set_faults(&Profile { rules: vec![rule], ..Profile::default() }).unwrap();
+    assert_eq!(client.send("ada@example.org", MAIL).await, "451 4.3.0 later\r\n");
+    assert_eq!(sink.stats().deferred, 1);
+    sink.set_faults(&Profile::default()).unwrap();
+    assert!(client.send("ada@example.org", MAIL).await.starts_with("250"));
+}
+
+#[tokio::test]
+async fn magic_names_work() {
+    let sink = start(SinkConfig::default()).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    client.ask("MAIL FROM:<b@bounce.example>\r\n", 250).await;
+    client.ask("RCPT TO:<reject-550-5.1.1@example.org>\r\n", 550).await;
+    client.ask("RCPT TO:<defer-2x@example.org>\r\n", 451).await;
+    client.ask("RCPT TO:<defer-2x@example.org>\r\n", 451).await;
+    client.ask("RCPT TO:<defer-2x@example.org>\r\n", 250).await;
+    client.ask("RSET\r\n", 250).await;
+    assert!(client.send("dot-554@example.org", MAIL).await.starts_with("554 5.0.0"));
+    assert_eq!(client.send("lost@example.org", MAIL).await, "");
+    assert_eq!(sink.stats().accepted, 1);
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    assert_eq!(client.send("drop@example.org", MAIL).await, "");
+    assert_eq!((sink.stats().accepted, sink.stats().broken), (1, 1));
+}
+
+#[tokio::test]
+async fn bounces_and_complaints_come_back() {
+    // A second sink takes them in.
+    let intake = start(SinkConfig::default()).await;
+    let config = SinkConfig { returns_to: Some(intake.smtp_addr), ..SinkConfig::default() };
+    let sink = start(config).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    assert!(client.send("bounce-5.2.2@example.org", MAIL).await.starts_with("250"));
+    assert!(client.send("complain@example.org", MAIL).await.starts_with("250"));
+    intake.wait_for(PATIENCE, |stats| stats.accepted == 2).await.unwrap();
+    let bounce = intake.mailbox().get(1).unwrap();
+    assert_eq!((bounce.mail_from.as_str(), bounce.rcpt_to[0].as_str()), ("", "b+1@bounce.example"));
+    let text = String::from_utf8(bounce.raw.clone()).unwrap();
+    assert!(text.contains("report-type=delivery-status") && text.contains("Status: 5.2.2"));
+    assert!(text.contains("Message-ID: <1@example.org>"));
+    let complaint = intake.mailbox().get(2).unwrap();
+    assert!(String::from_utf8(complaint.raw.clone()).unwrap().contains("Feedback-Type: abuse"));
+    sink.wait_for(PATIENCE, |stats| stats.returned == 2).await.unwrap();
+}
+
+/// What a client hears when `rule` strikes at the dot, up to the end of the connection or of the
+/// reply to a `NOOP` that follows.
+async fn heard_at_the_dot(sink: &Sink, rule: Rule) -> Vec<u8> {
+    let rule = Rule { stage: FaultStage::Dot, ..rule };
+    sink.set_faults(&Profile { rules: vec![rule], ..Profile::default() }).unwrap();
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    client.ask("MAIL FROM:<b+1@bounce.example>\r\n", 250).await;
+    client.ask("RCPT TO:<ada@example.org>\r\n", 250).await;
+    client.ask("DATA\r\n", 354).await;
+    client.say(format!("{MAIL}.\r\nQUIT\r\n")).await;
+    client.hear_out().await
+}
+
+#[tokio::test]
+async fn replies_are_spoilt_as_rules_say() {
+    let sink = start(SinkConfig::default()).await;
+    let bye = b"221 2.0.0 Bye\r\n".as_slice();
+    let text = |text: &str| Some(text.to_owned());
+    for (rule, expected) in [
+        (Rule::default(), b"250 2.0.0 Ok\r\n".as_slice()),
+        (Rule { reply: text("554 5.7.1 spam"), ..Rule::default() }, b"554 5.7.1 spam\r\n"),
+        (Rule { reply: text("250 odd"), ..Rule::default() }, b"250 odd\r\n"),
+        (Rule { shape: RuleShape::BareLf, ..Rule::default() }, b"250 2.0.0 Ok\n"),
+        (Rule { shape: RuleShape::Nul, ..Rule::default() }, b"250 2.0.0 Ok \0 nul\r\n"),
+        (
+            Rule { shape: RuleShape::InvalidUtf8, ..Rule::default() },
+            b"250 2.0.0 Ok \xff\xfe\xc3\x28\r\n",
+        ),
+        (Rule { shape: RuleShape::NoEnhancedCode, ..Rule::default() }, b"250 Ok\r\n"),
+        (Rule { lines: Some(1), ..Rule::default() }, b"250-line 0\r\n250 2.0.0 Ok\r\n"),
+        (
+            Rule { extra: text(r"250 again\r\n"), ..Rule::default() },
+            b"250 2.0.0 Ok\r\n250 again\r\n",
+        ),
+        (Rule { raw: text(r"2\x35"), then: Then::Close, ..Rule::default() }, b"25"),
+        (Rule { cut: Some(2), then: Then::Close, ..Rule::default() }, b"25"),
+        (Rule { cut: Some(0), then: Then::Close, ..Rule::default() }, b""),
+        (
+            Rule { reply: text("421 4.3.2 bye"), then: Then::Close, ..Rule::default() },
+            b"421 4.3.2 bye\r\n",
+        ),
+        (Rule { trickle: Duration::from_millis(1), ..Rule::default() }, b"250 2.0.0 Ok\r\n"),
+    ] {
+        let goes_on = rule.then == Then::GoOn;
+        let heard = heard_at_the_dot(&sink, rule).await;
+        let expected = if goes_on { [expected, bye].concat() } else { expected.to_vec() };
+        assert_eq!(heard, expected, "{}", String::from_utf8_lossy(&heard));
+    }
+}
+
+#[tokio::test]
+async fn replies_can_be_huge() {
+    let sink = start(SinkConfig::default()).await;
+    let heard =
+        heard_at_the_dot(&sink, Rule { line_bytes: Some(1_000_000), ..Rule::default() }).await;
+    assert!(heard.len() > 1_000_000);
+    let heard = heard_at_the_dot(&sink, Rule { lines: Some(1000), ..Rule::default() }).await;
+    assert_eq!(heard.split(|byte| *byte == b'\n').count(), 1003);
+}
+
+#[tokio::test]
+async fn the_journal_knows_the_verdict_that_the_client_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let sink = start(SinkConfig { journal: Some(path.clone()), ..SinkConfig::default() }).await;
+    let lost = Rule { cut: Some(0), then: Then::Close, ..Rule::default() };
+    let refused = Rule { reply: Some("452 4.2.2 full".into()), ..Rule::default() };
+    for (rule, expected) in [
+        (lost.clone(), (Verdict::Dropped, None, false)),
+        (Rule { accepted: Some(true), ..lost.clone() }, (Verdict::Accepted, None, false)),
+        (Rule { cut: Some(2), ..lost.clone() }, (Verdict::Accepted, None, false)),
+        (Rule { cut: None, ..lost }, (Verdict::Accepted, Some(250), true)),
+        (refused.clone(), (Verdict::Refused, Some(452), true)),
+        (Rule { accepted: Some(true), ..refused }, (Verdict::Accepted, Some(452), true)),
+    ] {
+        heard_at_the_dot(&sink, rule.clone()).await;
+        let record = journal::read(&path).unwrap().pop().unwrap();
+        assert_eq!((record.verdict, record.code, record.reply_sent), expected, "{rule:?}");
+    }
+    assert_eq!(sink.mailbox().len(), 4);
+}
+
+#[tokio::test]
+async fn connections_are_reset_stalled_and_delayed() {
+    let sink = start(SinkConfig::default()).await;
+    let strike = |rule: Rule| {
+        sink.set_faults(&Profile { rules: vec![rule], ..Profile::default() }).unwrap();
+    };
+    for stage in [FaultStage::Connect, FaultStage::Greeting] {
+        strike(Rule { cut: Some(0), then: Then::Reset, ..Rule::at(stage) });
+        assert!(Dialogue::connect(sink.smtp_addr).await.is_reset().await, "{stage:?}");
+    }
+    strike(Rule { then: Then::Reset, ..Rule::at(FaultStage::Rcpt) });
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    client.ask("MAIL FROM:<>\r\n", 250).await;
+    client.say("RCPT TO:<ada@example.org>\r\n").await;
+    assert!(client.is_reset().await);
+
+    strike(Rule { delay: Duration::from_millis(300), ..Rule::at(FaultStage::Noop) });
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    let started = std::time::Instant::now();
+    client.ask("NOOP\r\n", 250).await;
+    assert!(started.elapsed() >= Duration::from_millis(300));
+
+    strike(Rule { then: Then::Stall, cut: Some(0), ..Rule::at(FaultStage::Mail) });
+    client.say("MAIL FROM:<>\r\nNOOP\r\n").await;
+    let silence = tokio::time::timeout(Duration::from_millis(200), client.hear()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    // The stalled session ends with its client.
+    drop(client);
+    sink.wait_for(PATIENCE, |stats| stats.connections_open == 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_stage_can_refuse_and_close() {
+    let sink = start(SinkConfig { auth: Auth::RequiredInTheClear, ..SinkConfig::default() }).await;
+    let script = [
+        (FaultStage::Hello, "EHLO client.example\r\n"),
+        (FaultStage::Auth, "AUTH PLAIN AGEAYg==\r\n"),
+        (FaultStage::Noop, "NOOP\r\n"),
+        (FaultStage::Mail, "MAIL FROM:<b@bounce.example>\r\n"),
+        (FaultStage::Rcpt, "RCPT TO:<ada@example.org>\r\n"),
+        (FaultStage::Data, "DATA\r\n"),
+        (FaultStage::Body, "Subject: x\r\n"),
+        (FaultStage::Dot, ".\r\n"),
+        (FaultStage::Idle, ""),
+        (FaultStage::Rset, "RSET\r\n"),
+        (FaultStage::Quit, "QUIT\r\n"),
+    ];
+    for stage in FaultStage::ALL.into_iter().filter(|stage| *stage != FaultStage::Starttls) {
+        let rule = Rule {
+            reply: Some("421 4.3.2 struck".into()),
+            then: Then::Close,
+            after_bytes: 1,
+            ..Rule::at(stage)
+        };
+        sink.set_faults(&Profile { rules: vec![rule], ..Profile::default() }).unwrap();
+        let mut client = Dialogue::connect(sink.smtp_addr).await;
+        if !matches!(stage, FaultStage::Connect | FaultStage::Greeting) {
+            client.expect(220).await;
+            for (step, line) in script {
+                client.say(line).await;
+                if step == stage {
+                    break;
+                }
+                if !matches!(step, FaultStage::Body | FaultStage::Idle) {
+                    assert!(client.hear().await.starts_with(['2', '3']), "{step:?}");
+                }
+            }
+        }
+        assert_eq!(client.hear_out().await, b"421 4.3.2 struck\r\n", "{stage:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_success_in_place_of_354_takes_no_data() {
+    let sink = start(SinkConfig::default()).await;
+    let rule = Rule { reply: Some("250 2.0.0 Ok".into()), ..Rule::at(FaultStage::Data) };
+    sink.set_faults(&Profile { rules: vec![rule], ..Profile::default() }).unwrap();
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    client.ask("MAIL FROM:<>\r\n", 250).await;
+    client.ask("RCPT TO:<ada@example.org>\r\n", 250).await;
+    client.ask("DATA\r\n", 250).await;
+    client.ask("NOOP\r\n", 250).await;
+    assert_eq!(sink.stats().accepted, 0);
+}
