@@ -14,7 +14,7 @@ pub mod state;
 mod types;
 
 pub use migrate::{MigrationStatus, migrate};
-pub use open::{DatabaseError, OpenOptions};
+pub use open::{DaemonLock, DatabaseError, OpenOptions};
 pub use query::{Param, Query, Scalar, Tx};
 
 use sqlx::SqlitePool;

@@ -11,8 +11,10 @@
 //! `provider`) know nothing of the program. `ARCHITECTURE.md` has the map on one page.
 
 pub mod address;
+pub mod app;
 pub mod audit;
 pub mod bounce;
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod delivery;

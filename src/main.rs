@@ -1,3 +1,7 @@
-//! The `postrider` program.
+//! The `postrider` program: hands its command line to the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postrider::cli::main()
+}

@@ -1,0 +1,144 @@
+//! The daemon as a whole: binds what it listens on, builds every room from the configuration, and
+//! takes them down in an order in which nothing is lost.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use crate::{
+    cli::Context,
+    config::{Config, Relay, RelayAuth, RelayTls},
+    db::Db,
+    delivery::engine::{Engine, Parts},
+    sink::{Sink, SinkConfig, mailbox::MailboxLimits},
+};
+
+/// A running daemon.
+pub struct Daemon {
+    context: Context,
+    engine: Engine,
+    mailbox: Option<Sink>,
+    /// Where the public pages are.
+    pub public: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _lock: crate::db::DaemonLock,
+}
+
+impl Daemon {
+    /// Starts everything; returns once mail can be sent and pages answer.
+    ///
+    /// A port of 0 takes any free one; a `public_url` with port 0 gets the one that was taken.
+    pub async fn start(mut config: Config) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        std::fs::create_dir_all(&config.data_folder).with_context(|| {
+            format!("the data folder {} cannot be made", config.data_folder.display())
+        })?;
+        let lock = Db::lock_for_daemon(&config.database_file())?;
+        let public = bind(config.public.listen, "public.listen").await?;
+        let public_address = public.local_addr()?;
+        if config.public_url.port() == Some(0) {
+            let _ = config.public_url.set_port(Some(public_address.port()));
+        }
+        let mailbox = if config.relay.is_empty() {
+            let mailbox = start_mailbox(&config, stop.clone()).await?;
+            config.relay.push(relay_to(mailbox.smtp_addr));
+            Some(mailbox)
+        } else {
+            None
+        };
+        let context = Context::with(config).await?;
+        let renderer = Arc::new(context.renderer()?);
+        let engine = Engine::start(Parts {
+            db: context.db.clone(),
+            config: Arc::clone(&context.config),
+            keyring: Arc::clone(&context.keyring),
+            renderer: Arc::clone(&renderer),
+            providers: Arc::clone(&context.providers),
+        })
+        .await?;
+        drop(public);
+        tasks.close();
+        Ok(Self { context, engine, mailbox, public: public_address, stop, tasks, _lock: lock })
+    }
+
+    /// What commands in this process work with.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The delivery engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The built-in mailbox, if mail goes there.
+    pub fn mailbox(&self) -> Option<&Sink> {
+        self.mailbox.as_ref()
+    }
+
+    /// Logs where everything is.
+    pub fn announce(&self) {
+        info!(url = %self.context.config.public_url, listen = %self.public, "public pages");
+        if let Some(mailbox) = &self.mailbox {
+            let inbox = mailbox.http_addr.map(|address| format!("http://{address}/"));
+            info!(
+                smtp = %mailbox.smtp_addr,
+                inbox = inbox.as_deref().unwrap_or("none"),
+                "no relay is configured: all mail goes to the built-in mailbox"
+            );
+        }
+    }
+
+    /// Finishes what is under way, within bounds, and ends.
+    pub async fn stop(self) {
+        self.engine.drain().await;
+        self.stop.cancel();
+        self.tasks.wait().await;
+        if let Some(mailbox) = self.mailbox {
+            mailbox.stopped().await;
+        }
+        self.context.db.close().await;
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{key}: cannot listen on {address} (is another program using the port?)")
+    })
+}
+
+async fn start_mailbox(config: &Config, stop: CancellationToken) -> anyhow::Result<Sink> {
+    let mailbox = SinkConfig {
+        smtp: config.mailbox.smtp_listen,
+        http: Some(config.mailbox.http_listen),
+        mailbox: MailboxLimits {
+            messages: config.mailbox.messages_max,
+            ..MailboxLimits::default()
+        },
+        returns_to: config.bounces.listen.filter(|address| address.port() != 0),
+        ..SinkConfig::default()
+    };
+    Sink::start(mailbox, stop).await.context("the built-in mailbox cannot start")
+}
+
+fn relay_to(address: SocketAddr) -> Relay {
+    Relay {
+        name: "mailbox".to_owned(),
+        host: address.ip().to_string(),
+        port: address.port(),
+        tls: RelayTls::None,
+        ca_file: None,
+        auth: RelayAuth::Auto,
+        username: None,
+        password: None,
+        connections: 8,
+        per_second: None,
+        burst: None,
+        messages_per_connection: 1000,
+    }
+}

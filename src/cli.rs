@@ -1,0 +1,75 @@
+//! The command line: one file a noun, one function a verb. Commands call the domain and print; what
+//! they print for programs (`--json`, lists) goes to standard output, what they say to people while
+//! they work goes to standard error.
+//!
+//! Exit codes: 0 done; 1 it failed, and standard error says why; 2 the command line is wrong;
+//! 3 refused, because lint found errors or a check did not hold.
+
+pub mod context;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use context::Context;
+
+/// Newsletter delivery that can say what happened to every single copy.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// The configuration file [default: config.toml, if there is one; else built-in defaults]
+    #[arg(long, short, global = true, value_name = "FILE", env = "POSTRIDER_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 refused (lint errors, \
+                          a check that does not hold)";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: pages, delivery, bounce intake
+    Serve(serve::ServeArgs),
+}
+
+/// A command that was understood and refused: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<Refused>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = arguments.config.as_deref();
+    match arguments.command {
+        Command::Serve(args) => serve::run(config, args).await,
+    }
+}
+
+/// Whether the reader of our output went away: `| head` is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
