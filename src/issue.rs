@@ -14,6 +14,8 @@
 pub mod brand;
 pub mod field;
 pub mod html;
+pub mod lint;
+mod mjml;
 pub mod model;
 pub mod render;
 pub mod rule;

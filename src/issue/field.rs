@@ -56,14 +56,22 @@ pub enum Piece {
 pub fn pieces(text: &str) -> Vec<(Range<usize>, Piece)> {
     let mut out = Vec::new();
     let mut rest = 0;
+    // Up to here no `}}` was found: looking again from every `{{` would take the square of the line.
+    let mut barren = 0;
     while let Some(open) = text[rest..].find("{{").map(|at| rest + at) {
         if open > rest {
             out.push((rest..open, Piece::Text));
         }
         let inner = open + 2;
         // A field stands in one line; an unclosed one must not swallow the rest of the text.
-        let line_end = text[inner..].find('\n').map_or(text.len(), |at| inner + at);
-        let Some(close) = text[inner..line_end].find("}}").map(|at| inner + at) else {
+        let line_end = if inner < barren {
+            barren
+        } else {
+            text[inner..].find('\n').map_or(text.len(), |at| inner + at)
+        };
+        let close = if inner < barren { None } else { text[inner..line_end].find("}}") };
+        let Some(close) = close.map(|at| inner + at) else {
+            barren = line_end;
             out.push((open..inner, Piece::Field(Err(FieldProblem::Unclosed))));
             rest = inner;
             continue;

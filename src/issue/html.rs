@@ -71,6 +71,31 @@ pub fn is_void(name: &str) -> bool {
     )
 }
 
+/// How deep elements may nest at most, told without reading the markup properly: whatever another
+/// reader takes for an element counts, even inside comments and styles. For readers that recurse.
+pub fn nesting_bound(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut depth, mut deepest, mut in_tag) = (0_usize, 0, false);
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            b'<' if bytes.get(at + 1) == Some(&b'/') => depth = depth.saturating_sub(1),
+            b'<' if bytes.get(at + 1).is_some_and(u8::is_ascii_alphabetic) => {
+                let name = &text[at + 1..];
+                let end = name.bytes().take(10).position(|byte| !byte.is_ascii_alphanumeric());
+                in_tag = !is_void(&name[..end.unwrap_or(0)].to_ascii_lowercase());
+                depth += usize::from(in_tag);
+                deepest = deepest.max(depth);
+            }
+            b'>' if in_tag => {
+                depth -= usize::from(at > 0 && bytes[at - 1] == b'/' && depth > 0);
+                in_tag = false;
+            }
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// The tokens of `text` in order with their places.
 pub fn tokens(text: &str) -> Tokens<'_> {
     Tokens { text, at: 0, raw_until: None }

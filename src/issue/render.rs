@@ -9,7 +9,7 @@ pub(crate) mod body;
 mod handmade;
 pub mod palette;
 mod service;
-mod templates;
+pub(crate) mod templates;
 mod view;
 pub(crate) mod weave;
 
@@ -24,6 +24,7 @@ pub use service::{RenderedMail, ServiceMail};
 use crate::{
     issue::{
         brand::{Brand, SubjectError},
+        html, mjml,
         model::{Content, IssueDocument},
         render::{palette::Palette, templates::Templates, view::Target, weave::Weave},
     },
@@ -197,12 +198,15 @@ fn palette_of(brand: &Brand) -> Result<Palette, RenderError> {
 }
 
 /// Runs mrml. Its warnings are errors; it loads no fonts and keeps no comments.
-fn mjml_to_html(mjml: &str) -> Result<String, RenderError> {
+fn mjml_to_html(source: &str) -> Result<String, RenderError> {
     let fail = |message: String, position: Option<usize>| {
-        let near = position.map_or_else(String::new, |at| around(mjml, at));
+        let near = position.map_or_else(String::new, |at| around(source, at));
         RenderError::Mjml { message, near }
     };
-    let parsed = mrml::parse_with_options(mjml, &ParserOptions::default())
+    if html::nesting_bound(source) > mjml::DEPTH_MAX {
+        return Err(fail(format!("elements nest more than {} deep", mjml::DEPTH_MAX), None));
+    }
+    let parsed = mrml::parse_with_options(source, &ParserOptions::default())
         .map_err(|error| fail(error.to_string(), position_in(&error)))?;
     if let Some(warning) = parsed.warnings.first() {
         return Err(fail(warning.kind.to_string(), Some(warning.span.start)));

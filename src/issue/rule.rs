@@ -69,6 +69,7 @@ rules! {
     LINK_HTTP = "link-http", Warning, "A link is https rather than http.";
     LINK_TRACKING = "link-tracking", Warning, "A link carries no tracking parameters.";
     LINK_TEXT = "link-text", Warning, "A link's text says where it leads.";
+    LINK_UNREAD = "link-unread", Warning, "What looks like a link is one.";
     LINK_EMPTY = "link-empty", Error, "A link has text and a target.";
     IMAGE_ALT = "image-without-alt", Error, "An image has an alternative text.";
     IMAGE_SIZE = "image-without-size", Warning, "An image has width and height.";

@@ -101,6 +101,10 @@ fn open_tag(out: &mut String, open: &mut Vec<String>, tag: &html::Tag<'_>) {
     };
     for (name, value, _) in &tag.attributes {
         let Some(value) = value.filter(|_| kept.contains(&&**name)) else { continue };
+        let is_number = matches!(&**name, "width" | "height" | "start");
+        if is_number && !value.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
         let unescaped = html::unescape(value);
         let is_url = matches!(&**name, "href" | "src");
         // A marker of the weave stands for a URL that was checked when it was taken.

@@ -82,8 +82,8 @@ pub fn parse(name: &str, bytes: &[u8]) -> Parsed {
         front_matter::Format::Markdown => {
             Content::Markdown { blocks: markdown_body(&mut findings, places.body) }
         }
-        front_matter::Format::Mjml => handmade::mjml(&mut findings, places.body),
-        front_matter::Format::Html => handmade::html(&mut findings, places.body),
+        front_matter::Format::Mjml => handmade::take_mjml(&mut findings, places.body),
+        front_matter::Format::Html => handmade::take_html(&mut findings, places.body),
     };
     places.body.end = source.text().len();
     if let 1.. = findings.unsaid() {

@@ -28,6 +28,8 @@ pub(crate) struct Writer<'a> {
     dress: Dress<'a>,
     /// The level of the heading above, so that none is skipped below it.
     level: u8,
+    /// Whether the nearest list is a tight one.
+    in_list: bool,
 }
 
 /// The width of text in CSS pixels. A wider picture would be cut by Outlook, which knows no max-width.
@@ -39,7 +41,7 @@ const MONO: &str = "ui-monospace,SFMono-Regular,Menlo,Consolas,monospace";
 impl<'a> Writer<'a> {
     /// A writer below a heading of `level`.
     pub(crate) fn new(dress: Dress<'a>, level: u8) -> Self {
-        Self { out: Fragment::default(), dress, level }
+        Self { out: Fragment::default(), dress, level, in_list: false }
     }
 
     /// What was written.
@@ -68,7 +70,9 @@ impl<'a> Writer<'a> {
                     ),
                     Dress::Web(_) => String::new(),
                 };
+                let outer = std::mem::replace(&mut self.in_list, false);
                 self.element("blockquote", &style, |w| w.last_without_margin(body));
+                self.in_list = outer;
             }
             Node::List { start, tight, items } => self.list(*start, *tight, items),
             Node::Code { text, .. } => self.code_block(text),
@@ -93,23 +97,34 @@ impl<'a> Writer<'a> {
 
     fn list(&mut self, start: Option<u64>, tight: bool, items: &[Vec<Node>]) {
         let tag = if start.is_some() { "ol" } else { "ul" };
-        let style = self.style("margin:0 0 16px;padding:0 0 0 28px");
+        let margin = if self.in_list { "margin:4px 0 0" } else { "margin:0 0 16px" };
+        let style = self.style(&format!("{margin};padding:0 0 0 28px"));
         let start = match start {
             None | Some(1) => String::new(),
             Some(first) => format!(" start=\"{first}\""),
         };
         self.raw(&format!("<{tag}{start}{style}>"));
         let gap = if tight { "margin:0 0 4px" } else { "margin:0 0 12px" };
+        let outer = std::mem::replace(&mut self.in_list, tight);
         for item in items {
             self.element("li", gap, |w| w.last_without_margin(item));
         }
+        self.in_list = outer;
         self.raw(&format!("</{tag}>"));
     }
 
     /// Text in a box of its own: a lone paragraph needs no element, the last one no space below.
     fn last_without_margin(&mut self, nodes: &[Node]) {
         let Some((last, before)) = nodes.split_last() else { return };
-        self.nodes(before);
+        for (index, node) in before.iter().enumerate() {
+            match node {
+                // What a tight item says before a list inside it stands as close as the items do.
+                Node::Paragraph { content, .. } if self.in_list && index == 0 => {
+                    self.inlines(content);
+                }
+                node => self.node(node),
+            }
+        }
         match last {
             Node::Paragraph { content, .. } if before.is_empty() => self.inlines(content),
             Node::Paragraph { content, .. } => {

@@ -12,50 +12,13 @@ use serde_json::Value;
 use crate::{
     diagnostic::nearest,
     issue::{
-        html::{self, Token},
+        mjml,
         render::{RenderError, body::escape},
     },
 };
 
 /// The largest template file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-
-/// The MJML elements that mrml knows; it lets others pass in silence.
-pub(crate) const MJML_TAGS: &[&str] = &[
-    "mjml",
-    "mj-head",
-    "mj-body",
-    "mj-accordion",
-    "mj-accordion-element",
-    "mj-accordion-text",
-    "mj-accordion-title",
-    "mj-all",
-    "mj-attributes",
-    "mj-breakpoint",
-    "mj-button",
-    "mj-carousel",
-    "mj-carousel-image",
-    "mj-class",
-    "mj-column",
-    "mj-divider",
-    "mj-font",
-    "mj-group",
-    "mj-hero",
-    "mj-image",
-    "mj-navbar",
-    "mj-navbar-link",
-    "mj-preview",
-    "mj-raw",
-    "mj-section",
-    "mj-social",
-    "mj-social-element",
-    "mj-spacer",
-    "mj-style",
-    "mj-table",
-    "mj-text",
-    "mj-title",
-    "mj-wrapper",
-];
 
 #[derive(RustEmbed)]
 #[folder = "email-templates/"]
@@ -170,45 +133,15 @@ fn refuse_strangers(folder: &Path) -> Result<(), RenderError> {
     Ok(())
 }
 
-/// Looks at the tags of one template: known names, closed in order. mrml would find it out only in
-/// what all templates make together, where no file or line is left.
+/// Looks at the tags of one template. mrml would find the same in what all templates make together,
+/// where no file or line is left.
 fn check_markup(file: &str, source: &str) -> Result<(), RenderError> {
     let masked = mask_expressions(source);
-    let line_of = |at: usize| masked[..at].matches('\n').count() + 1;
-    let mut open: Vec<(String, usize)> = Vec::new();
-    for (token, range) in html::tokens(&masked) {
-        let line = line_of(range.start);
-        match token {
-            Token::Open(tag) => {
-                if (tag.name.starts_with("mj-") || tag.name == "mjml")
-                    && !MJML_TAGS.contains(&&*tag.name)
-                {
-                    let hint = nearest(&tag.name, MJML_TAGS.iter().copied())
-                        .map_or_else(String::new, |near| format!("; did you mean <{near}>?"));
-                    let message = format!("MJML has no <{}>{hint}", tag.name);
-                    return Err(template_error(file, line, message));
-                }
-                if !tag.closed && !tag.is_void() {
-                    open.push((tag.name, line));
-                }
-            }
-            Token::Close(name) => match open.pop() {
-                Some((opened, _)) if opened == name => {}
-                Some((opened, at)) => {
-                    let message =
-                        format!("</{name}> stands here, but <{opened}> of line {at} is still open");
-                    return Err(template_error(file, line, message));
-                }
-                None => {
-                    let message = format!("</{name}> closes nothing");
-                    return Err(template_error(file, line, message));
-                }
-            },
-            _ => {}
+    match mjml::misfit(&masked) {
+        Some((range, message)) => {
+            let line = masked[..range.start].matches('\n').count() + 1;
+            Err(template_error(file, line, message))
         }
-    }
-    match open.pop() {
-        Some((name, line)) => Err(template_error(file, line, format!("<{name}> is not closed"))),
         None => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     diagnostic::{Findings, Span},
     issue::{
         field::{self, Piece},
+        html, mjml,
         model::Content,
         rule,
         source::markdown::report,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// Takes an MJML body.
-pub(super) fn mjml(findings: &mut Findings<'_>, body: Span) -> Content {
+pub(super) fn take_mjml(findings: &mut Findings<'_>, body: Span) -> Content {
     let text = &findings.source().text()[body.start..];
     check_fields(findings, text, body.start);
     check_mjml(findings, text, body.start);
@@ -22,7 +23,7 @@ pub(super) fn mjml(findings: &mut Findings<'_>, body: Span) -> Content {
 }
 
 /// Takes an HTML body.
-pub(super) fn html(findings: &mut Findings<'_>, body: Span) -> Content {
+pub(super) fn take_html(findings: &mut Findings<'_>, body: Span) -> Content {
     let text = &findings.source().text()[body.start..];
     check_fields(findings, text, body.start);
     if text.trim().is_empty() {
@@ -42,6 +43,13 @@ fn check_fields(findings: &mut Findings<'_>, text: &str, start: usize) {
 /// Runs the MJML reader once with each field masked by letters of the same length, so that the places
 /// it names are places in the file.
 fn check_mjml(findings: &mut Findings<'_>, text: &str, start: usize) {
+    if html::nesting_bound(text) > mjml::DEPTH_MAX {
+        let message = format!("elements nest more than {} deep", mjml::DEPTH_MAX);
+        findings
+            .add(rule::TOO_DEEP, Span::new(start, start), message)
+            .suggest("flatten it, and close every element");
+        return;
+    }
     let mut masked = String::with_capacity(text.len());
     for (range, piece) in field::pieces(text) {
         match piece {
@@ -50,6 +58,11 @@ fn check_mjml(findings: &mut Findings<'_>, text: &str, start: usize) {
         }
     }
     let masked = masked.replace('\r', " ");
+    if let Some((range, message)) = mjml::misfit(&masked) {
+        let span = Span::new(start + range.start, start + range.end);
+        findings.add(rule::INVALID_MJML, span, message).suggest("MJML closes every element");
+        return;
+    }
     match mrml::parse_with_options(&masked, &ParserOptions::default()) {
         Err(error) => {
             let span = mjml_position(&error).map_or(Span::new(start, start), |(from, to)| {
