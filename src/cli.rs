@@ -32,6 +32,10 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 
 enum Command {
     /// Run the daemon: pages, delivery, bounce intake
     Serve(serve::ServeArgs),
+    /// Run the built-in mailbox and fault-injecting SMTP server alone
+    Sink(crate::sink::cli::SinkArgs),
+    /// Measure how fast mail gets out
+    Bench(crate::bench::BenchArgs),
 }
 
 /// A command that was understood and refused: exit code 3.
@@ -63,6 +67,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = arguments.config.as_deref();
     match arguments.command {
         Command::Serve(args) => serve::run(config, args).await,
+        Command::Sink(args) => crate::sink::cli::run(args),
+        Command::Bench(args) => crate::bench::run(args).await,
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod address;
 pub mod app;
 pub mod audit;
+pub mod bench;
 pub mod bounce;
 pub mod cli;
 pub mod config;

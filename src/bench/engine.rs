@@ -1,0 +1,285 @@
+//! Our side: a database with an audience, the whole engine, and a clock.
+
+use std::{
+    fmt::Write as _,
+    io::Cursor,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use super::Large;
+use crate::{
+    address::Address,
+    cli::Context,
+    config::{Config, Dkim, Relay, RelayAuth, RelayTls},
+    delivery::{
+        content::Content,
+        control::{self, Draft},
+        engine::{Engine, Parts},
+    },
+    id::NewsletterId,
+    merge::{Escape, Field, MergeText, Segment},
+    newsletter::{self, NewNewsletter, Newsletter},
+    smtp::dkim::Signer,
+    subscriber::import::{self, Import},
+    timestamp::Timestamp,
+};
+
+/// Who gets how much, over what.
+#[derive(Debug, Clone)]
+pub struct Audience {
+    /// How many readers.
+    pub copies: u64,
+    /// How many bytes a copy has, about.
+    pub size: usize,
+    /// How many connections.
+    pub connections: u32,
+    /// Where the copies go.
+    pub relay: SocketAddr,
+    /// Whether they are signed.
+    pub sign: bool,
+}
+
+/// What one sender did.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// Messages that were taken.
+    pub messages: u64,
+    /// From the first to the last of them.
+    pub seconds: f64,
+    /// User and system time of the sender's process.
+    pub cpu: Duration,
+    /// Bytes of one message.
+    pub bytes_each: usize,
+}
+
+impl Sent {
+    /// Messages a second.
+    pub fn per_second(&self) -> f64 {
+        self.messages as f64 / self.seconds
+    }
+
+    /// CPU microseconds a message.
+    pub fn cpu_us_each(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.messages as f64
+    }
+}
+
+/// Sends one issue to `audience` with everything on, in a database of its own below `folder`.
+pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<Sent> {
+    let (context, newsletter) = prepare(folder, audience).await?;
+    let started_cpu = cpu_time()?;
+    let engine = start(&context).await?;
+    schedule(&context, &newsletter, audience.size).await?;
+    engine.ring();
+    wait_until_sent(&context, newsletter.id, |_| {}).await?;
+    let cpu = cpu_time()?.saturating_sub(started_cpu);
+    engine.drain().await;
+    let sent = figures(&context, cpu).await?;
+    anyhow::ensure!(
+        sent.messages == audience.copies,
+        "{} of {} copies were accepted",
+        sent.messages,
+        audience.copies
+    );
+    context.db.close().await;
+    std::fs::remove_dir_all(folder).context("the bench's folder cannot be removed")?;
+    Ok(sent)
+}
+
+/// A send to so many readers: import, planning, sending, memory.
+pub(super) async fn large(folder: &Path, recipients: u64) -> anyhow::Result<Large> {
+    let sink = super::peers::Sink::ours(Duration::ZERO).await?;
+    let audience = Audience {
+        copies: recipients,
+        size: 30 * 1024,
+        connections: 64,
+        relay: sink.address,
+        sign: false,
+    };
+    let begin = Instant::now();
+    let (context, newsletter) = prepare(&folder.join("large"), &audience).await?;
+    let imported = begin.elapsed();
+    let begin = Instant::now();
+    let engine = start(&context).await?;
+    schedule(&context, &newsletter, audience.size).await?;
+    engine.ring();
+    let mut queued = None;
+    let mut resident_max = 0;
+    wait_until_sent(&context, newsletter.id, |sending| {
+        if sending && queued.is_none() {
+            queued = Some(begin.elapsed());
+        }
+        resident_max = resident_max.max(resident_bytes().unwrap_or(0));
+    })
+    .await?;
+    engine.drain().await;
+    let sent = figures(&context, Duration::ZERO).await?;
+    context.db.close().await;
+    Ok(Large {
+        recipients,
+        imported_per_second: recipients as f64 / imported.as_secs_f64(),
+        queue_seconds: queued.unwrap_or_default().as_secs_f64(),
+        per_second: sent.per_second(),
+        resident_mb_max: resident_max as f64 / 1e6,
+    })
+}
+
+async fn prepare(folder: &Path, audience: &Audience) -> anyhow::Result<(Context, Newsletter)> {
+    std::fs::create_dir_all(folder)?;
+    let mut config = Config { data_folder: folder.to_owned(), ..Config::default() };
+    config.sending.undo_window = Duration::ZERO;
+    config.sending.stages_percent = Vec::new();
+    config.sending.soak = Duration::ZERO;
+    config.relay.push(Relay {
+        name: "sink".to_owned(),
+        host: audience.relay.ip().to_string(),
+        port: audience.relay.port(),
+        tls: RelayTls::None,
+        ca_file: None,
+        auth: RelayAuth::Auto,
+        username: None,
+        password: None,
+        connections: audience.connections,
+        per_second: None,
+        burst: None,
+        messages_per_connection: 100_000,
+    });
+    if audience.sign {
+        let (_, pem) = Signer::generate_ed25519("news.example", "bench")?;
+        let key_file = folder.join("dkim.pem");
+        std::fs::write(&key_file, pem)?;
+        let (domain, selector) = ("news.example".to_owned(), "bench".to_owned());
+        config.dkim.push(Dkim { domain, selector, key_file });
+    }
+    let context = Context::with(config).await?;
+    let now = Timestamp::now();
+    let new = NewNewsletter {
+        slug: "bench".to_owned(),
+        name: "Bench Weekly".to_owned(),
+        description: "What the bench sends".to_owned(),
+        from_address: Address::parse("editor@news.example")?,
+    };
+    let newsletter = newsletter::create(&context.db, &new, now).await?;
+    let mut csv = String::from("address,name\n");
+    for number in 0..audience.copies {
+        let _ = writeln!(csv, "reader{number}@readers.example,Reader {number}");
+    }
+    let what = Import {
+        newsletter: newsletter.id,
+        file: "bench.csv".to_owned(),
+        consent_source: "made up for a measurement".to_owned(),
+        actor: "bench".to_owned(),
+        dry_run: false,
+        delimiter: b',',
+        attributes: Vec::new(),
+    };
+    let keys = (&*context.keyring, &*context.providers);
+    let file = Cursor::new(csv);
+    import::import(&context.db, keys, &what, file, &mut tokio::io::sink(), |_| {}, now).await?;
+    Ok((context, newsletter))
+}
+
+async fn start(context: &Context) -> anyhow::Result<Engine> {
+    Ok(Engine::start(Parts {
+        db: context.db.clone(),
+        config: Arc::clone(&context.config),
+        keyring: Arc::clone(&context.keyring),
+        renderer: Arc::new(context.renderer()?),
+        providers: Arc::clone(&context.providers),
+    })
+    .await?)
+}
+
+async fn schedule(context: &Context, newsletter: &Newsletter, size: usize) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    let (html, text) = bodies(size);
+    let subject = "An issue of the bench".to_owned();
+    let content = Content::new(newsletter, 1, subject, html, text, &context.links());
+    let draft = Draft {
+        newsletter: newsletter.id,
+        number: 1,
+        model: "{}".to_owned(),
+        source: String::new(),
+        content,
+    };
+    control::schedule(&context.db, &draft, now, "bench", now).await?;
+    Ok(())
+}
+
+/// Bodies of about `size` bytes together once they are encoded, with the slots an issue has.
+fn bodies(size: usize) -> (MergeText, MergeText) {
+    let slot = |field, escape, fallback: Option<&str>| Segment::Slot {
+        field,
+        escape,
+        fallback: fallback.map(str::to_owned),
+    };
+    let sentence = "Nothing goes everywhere at once, and nobody is left out without a reason. ";
+    let prose = |bytes: usize| sentence.repeat(bytes / sentence.len() + 1);
+    let text_bytes = size / 4;
+    let html_bytes = size - text_bytes - 1500;
+    let mut html = vec![Segment::Literal("<html lang=\"en\"><body><p>Dear ".to_owned())];
+    let mut text = vec![Segment::Literal("Dear ".to_owned())];
+    for (segments, escape, bytes) in
+        [(&mut html, Escape::Html, html_bytes), (&mut text, Escape::Text, text_bytes)]
+    {
+        segments.push(slot(Field::Name, escape, Some("reader")));
+        for _ in 0..8 {
+            segments.push(Segment::Literal(prose(bytes / 9)));
+            segments.push(slot(Field::UnsubscribeUrl, escape, None));
+        }
+        segments.push(Segment::Literal(prose(bytes / 9)));
+        segments.push(slot(Field::Address, escape, None));
+    }
+    html.push(Segment::Literal("</p></body></html>".to_owned()));
+    (MergeText { segments: html }, MergeText { segments: text })
+}
+
+async fn wait_until_sent(
+    context: &Context,
+    newsletter: NewsletterId,
+    mut look: impl FnMut(bool),
+) -> anyhow::Result<()> {
+    use crate::db::state::IssueState;
+    loop {
+        let edition = control::find(&context.db, newsletter, 1).await?;
+        let state = edition.context("the issue is gone")?.state;
+        look(state != IssueState::Scheduled);
+        match state {
+            IssueState::Sent => return Ok(()),
+            IssueState::Scheduled | IssueState::Sending => {}
+            other => anyhow::bail!("the bench's issue is {other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How many copies were accepted, and from the send's begin to the last of them.
+async fn figures(context: &Context, cpu: Duration) -> anyhow::Result<Sent> {
+    let (messages, begin, end, bytes): (i64, i64, i64, i64) = context
+        .db
+        .query(
+            "SELECT COUNT(*), MIN(at - duration_us), MAX(at), coalesce(MAX(bytes), 0) \
+             FROM event WHERE kind = 2 AND issue_id IS NOT NULL",
+        )
+        .one()
+        .await?;
+    let seconds = (end - begin).max(1) as f64 / 1e6;
+    Ok(Sent { messages: messages as u64, seconds, cpu, bytes_each: bytes as usize })
+}
+
+/// User and system time of this process so far.
+fn cpu_time() -> anyhow::Result<Duration> {
+    super::peers::cpu_of("self")
+}
+
+/// Memory that this process has resident.
+fn resident_bytes() -> anyhow::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).context("no resident size")?.parse()?;
+    Ok(pages * 4096)
+}
