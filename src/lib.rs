@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod app;
+pub mod archive;
 pub mod audit;
 pub mod bench;
 pub mod bounce;
@@ -33,3 +34,4 @@ pub mod smtp;
 pub mod subscriber;
 pub mod timestamp;
 pub mod token;
+pub mod web;

@@ -19,6 +19,11 @@ impl Links {
         Self { base: public_url.as_str().trim_end_matches('/').to_owned() }
     }
 
+    /// The same pages as paths without a host, for links between our own pages.
+    pub fn on_site(public_url: &Url) -> Self {
+        Self { base: public_url.path().trim_end_matches('/').to_owned() }
+    }
+
     /// The list of newsletters.
     pub fn home(&self) -> String {
         format!("{}/", self.base)
@@ -87,6 +92,8 @@ mod tests {
         ] {
             let links = Links::new(&Url::parse(public_url).unwrap());
             assert_eq!(links.unsubscribe("abc"), expected);
+            let path = Links::on_site(&Url::parse(public_url).unwrap()).unsubscribe("abc");
+            assert_eq!(path, Url::parse(expected).unwrap().path());
         }
     }
 }

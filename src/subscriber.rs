@@ -23,7 +23,7 @@ mod preferences;
 mod sign_up;
 pub mod suppression;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::IpAddr;
 
