@@ -4,11 +4,14 @@
 //! This module knows nothing of issues; `issue::rule` lists the rules an issue file is held to.
 //! It reads no files: the caller brings text and a name to show.
 
+mod findings;
+
 use std::fmt::Write as _;
 
 use annotate_snippets::{
     AnnotationKind, Group, Level as Title, Origin, Renderer, Snippet, renderer::DecorStyle,
 };
+pub use findings::{Findings, Noted};
 use serde::{Deserialize, Serialize};
 
 /// How grave a finding is.
@@ -243,72 +246,6 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
         }
     }
     if out.is_empty() { "no problems found\n".to_owned() } else { out + "\n" }
-}
-
-/// What was found in one source, with a ceiling: a broken file must not make a flood.
-#[derive(Debug)]
-pub struct Findings<'a> {
-    source: &'a Source,
-    found: Vec<Diagnostic>,
-    unsaid: usize,
-}
-
-impl<'a> Findings<'a> {
-    /// As many findings of one file are kept; a person fixes these first and runs it again.
-    pub const KEPT_MAX: usize = 200;
-
-    /// Nothing found yet in `source`.
-    pub fn new(source: &'a Source) -> Self {
-        Self { source, found: Vec::new(), unsaid: 0 }
-    }
-
-    /// The text that is being looked at.
-    pub fn source(&self) -> &'a Source {
-        self.source
-    }
-
-    /// Notes a finding and returns it, so that a suggestion can be added.
-    pub fn add(&mut self, rule: Rule, span: Span, message: impl Into<String>) -> Noted<'_> {
-        if self.found.len() >= Self::KEPT_MAX {
-            self.unsaid += 1;
-            return Noted(None);
-        }
-        self.found.push(self.source.diagnostic(rule, span, message));
-        Noted(self.found.last_mut())
-    }
-
-    /// How many findings came after the ceiling.
-    pub fn unsaid(&self) -> usize {
-        self.unsaid
-    }
-
-    /// The findings in the order of the file.
-    pub fn into_sorted(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by_key(|found| (found.span.start, found.level));
-        self.found
-    }
-}
-
-/// A finding that was just noted, or one past the ceiling.
-#[derive(Debug)]
-pub struct Noted<'a>(Option<&'a mut Diagnostic>);
-
-impl Noted<'_> {
-    /// Adds what to do about it.
-    pub fn suggest(&mut self, suggestion: impl Into<String>) -> &mut Self {
-        if let Some(found) = &mut self.0 {
-            found.suggestion = Some(suggestion.into());
-        }
-        self
-    }
-
-    /// Adds the text that puts the span right.
-    pub fn replace_with(&mut self, replacement: impl Into<String>) -> &mut Self {
-        if let Some(found) = &mut self.0 {
-            found.replacement = Some(replacement.into());
-        }
-        self
-    }
 }
 
 /// The known name nearest to what was written, if one is near enough to be meant.

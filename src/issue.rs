@@ -25,7 +25,7 @@ mod text;
 
 pub use brand::Brand;
 pub use model::IssueDocument;
-pub use render::{RenderError, RenderedIssue, RenderedMail, Renderer, ServiceMail};
+pub use render::{RenderError, RenderedIssue, RenderedMail, Renderer, SampleReader, ServiceMail};
 pub use source::{Parsed, parse};
 
 /// A sample issue that shows all that an issue file can hold.

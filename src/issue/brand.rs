@@ -138,6 +138,15 @@ impl Brand {
         Ok(subject.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
+    /// The headline of an issue: its title, or the newsletter's name and the number.
+    pub fn headline(&self, issue: &IssueDocument) -> String {
+        match (&issue.title, issue.number) {
+            (Some(title), _) => title.clone(),
+            (None, Some(number)) => format!("{} Issue #{number}", self.name),
+            (None, None) => self.name.clone(),
+        }
+    }
+
     fn pattern_value(&self, name: &str, issue: &IssueDocument) -> Result<String, SubjectError> {
         match name {
             "newsletter" => Ok(self.name.clone()),

@@ -112,8 +112,8 @@ pub fn check(
     mut context: LintContext,
 ) -> (Parsed, Option<RenderedIssue>, Vec<Diagnostic>) {
     let parsed = parse(name, bytes);
-    // A subject or MJML that cannot be made is found by the lint itself, with a place.
-    context.rendered = renderer.issue(&parsed.document, &context.brand).ok();
+    // What cannot be rendered, the parse has said with its place.
+    context.rendered = renderer.preview(&parsed.document, &context.brand).ok();
     let diagnostics = lint(&parsed, &context);
     (parsed, context.rendered, diagnostics)
 }

@@ -297,6 +297,22 @@ impl IssueDocument {
         }
     }
 
+    /// The last part of its address in the archive: its slug, its number, or what is left of its
+    /// title.
+    pub fn slug(&self) -> String {
+        if let Some(slug) = &self.slug {
+            return slug.clone();
+        }
+        if let Some(number) = self.number {
+            return number.to_string();
+        }
+        let title = self.title.as_deref().unwrap_or_default().to_lowercase();
+        let words =
+            title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let slug: String = words.take(12).collect::<Vec<_>>().join("-").chars().take(100).collect();
+        if slug.is_empty() { "issue".to_owned() } else { slug }
+    }
+
     /// The annotated links in order.
     pub fn items(&self) -> impl Iterator<Item = &Item> {
         self.blocks().iter().filter_map(|block| match block {

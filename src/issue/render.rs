@@ -13,7 +13,10 @@ pub(crate) mod templates;
 mod view;
 pub(crate) mod weave;
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use mrml::prelude::{parser::ParserOptions, render::RenderOptions};
 use serde::{Deserialize, Serialize};
@@ -28,7 +31,7 @@ use crate::{
         model::{Content, IssueDocument},
         render::{palette::Palette, templates::Templates, view::Target, weave::Weave},
     },
-    merge::{MergeText, Segment},
+    merge::{Field, MergeText, Reader, Segment},
 };
 
 /// Renders issues and service mails. Made once; shared freely.
@@ -116,7 +119,26 @@ impl Renderer {
         document: &IssueDocument,
         brand: &Brand,
     ) -> Result<RenderedIssue, RenderError> {
-        let subject = brand.subject(document)?;
+        self.with_subject(document, brand, brand.subject(document)?)
+    }
+
+    /// Renders an issue that is still being written: where the subject cannot be made yet, the
+    /// headline stands in. Not for sending.
+    pub fn preview(
+        &self,
+        document: &IssueDocument,
+        brand: &Brand,
+    ) -> Result<RenderedIssue, RenderError> {
+        let subject = brand.subject(document).unwrap_or_else(|_| brand.headline(document));
+        self.with_subject(document, brand, subject)
+    }
+
+    fn with_subject(
+        &self,
+        document: &IssueDocument,
+        brand: &Brand,
+        subject: String,
+    ) -> Result<RenderedIssue, RenderError> {
         let palette = palette_of(brand)?;
         let preheader = document.preheader.clone();
         let parts = match &document.content {
@@ -174,6 +196,16 @@ impl RenderedIssue {
         &self.web
     }
 
+    /// The HTML part as [`SampleReader`] would get it.
+    pub fn preview_html(&self) -> String {
+        for_sample(&self.html)
+    }
+
+    /// The text part as [`SampleReader`] would get it.
+    pub fn preview_text(&self) -> String {
+        for_sample(&self.text)
+    }
+
     /// How large the HTML part gets, in bytes, with room for each reader's values.
     pub fn html_bytes(&self) -> usize {
         // The longest usual value is a link with a token.
@@ -183,6 +215,32 @@ impl RenderedIssue {
             Segment::Slot { .. } => SLOT_BYTES,
         };
         self.html.segments.iter().map(size).sum()
+    }
+}
+
+/// A reader who does not exist, to show an issue to whoever writes it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SampleReader;
+
+impl Reader for SampleReader {
+    fn value(&self, field: &Field) -> Option<Cow<'_, str>> {
+        let value = match field {
+            Field::Address => "reader@example.org",
+            Field::Name => "Ada Example",
+            Field::UnsubscribeUrl | Field::PreferencesUrl | Field::IssueUrl => "#",
+            Field::UnsubscribeMailto => "mailto:unsubscribe@example.org",
+            Field::Attribute(_) => return None,
+        };
+        Some(Cow::Borrowed(value))
+    }
+}
+
+/// Every field that the sample reader lacks has a fallback, or it would not have been taken.
+fn for_sample(text: &MergeText) -> String {
+    let mut out = String::new();
+    match text.write(&SampleReader, &mut out) {
+        Ok(()) => out,
+        Err(_) => literal(text),
     }
 }
 

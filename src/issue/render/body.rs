@@ -4,9 +4,13 @@
 use crate::{
     diagnostic::Span,
     issue::{
+        brand::Direction,
         field::{self, Piece, Placeholder},
         model::{Alignment, Byline, Inline, Name, Node},
-        render::{palette::Palette, weave::Fragment},
+        render::{
+            palette::{Mode, Palette},
+            weave::Fragment,
+        },
     },
     merge::{Escape, Field},
 };
@@ -15,7 +19,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Dress<'a> {
     /// A mail to one reader.
-    Mail(&'a Palette),
+    Mail(&'a Palette, Direction),
     /// A page or feed for anyone: no reader's data. A link to a reader's own page leads to this
     /// address instead.
     Web(&'a str),
@@ -64,10 +68,17 @@ impl<'a> Writer<'a> {
             Node::Heading { level, content, .. } => self.heading(*level, content),
             Node::Quote { body } => {
                 let style = match self.dress {
-                    Dress::Mail(palette) => format!(
-                        "margin:0 0 16px;padding:2px 0 2px 16px;border-left:3px solid {};color:{}",
-                        palette.light.rule, palette.light.muted
-                    ),
+                    Dress::Mail(palette, direction) => {
+                        let (padding, side) = match direction {
+                            Direction::Ltr => ("2px 0 2px 16px", "left"),
+                            Direction::Rtl => ("2px 16px 2px 0", "right"),
+                        };
+                        let Mode { rule, muted, .. } = &palette.light;
+                        format!(
+                            "margin:0 0 16px;padding:{padding};border-{side}:3px solid {rule};\
+                             color:{muted}"
+                        )
+                    }
                     Dress::Web(_) => String::new(),
                 };
                 let outer = std::mem::replace(&mut self.in_list, false);
@@ -78,7 +89,7 @@ impl<'a> Writer<'a> {
             Node::Code { text, .. } => self.code_block(text),
             Node::Table { columns, head, rows } => self.table(columns, head, rows),
             Node::Rule => match self.dress {
-                Dress::Mail(palette) => self.raw(&format!(
+                Dress::Mail(palette, _) => self.raw(&format!(
                     "<hr style=\"margin:0 0 16px;border:0;border-top:1px solid {}\">",
                     palette.light.rule
                 )),
@@ -98,7 +109,11 @@ impl<'a> Writer<'a> {
     fn list(&mut self, start: Option<u64>, tight: bool, items: &[Vec<Node>]) {
         let tag = if start.is_some() { "ol" } else { "ul" };
         let margin = if self.in_list { "margin:4px 0 0" } else { "margin:0 0 16px" };
-        let style = self.style(&format!("{margin};padding:0 0 0 28px"));
+        let padding = match self.dress {
+            Dress::Mail(_, Direction::Rtl) => "0 28px 0 0",
+            _ => "0 0 0 28px",
+        };
+        let style = self.style(&format!("{margin};padding:{padding}"));
         let start = match start {
             None | Some(1) => String::new(),
             Some(first) => format!(" start=\"{first}\""),
@@ -136,7 +151,7 @@ impl<'a> Writer<'a> {
 
     fn code_block(&mut self, text: &str) {
         match self.dress {
-            Dress::Mail(palette) => self.raw(&format!(
+            Dress::Mail(palette, _) => self.raw(&format!(
                 "<pre style=\"margin:0 0 16px;padding:12px 14px;background:{};border-radius:4px;\
                  font-family:{MONO};font-size:14px;line-height:1.5;white-space:pre-wrap;\
                  overflow-wrap:anywhere\">",
@@ -162,18 +177,23 @@ impl<'a> Writer<'a> {
     }
 
     fn row(&mut self, open: &str, close: &str, columns: &[Alignment], cells: &[Vec<Inline>]) {
+        let (start, end) = match self.dress {
+            Dress::Mail(_, Direction::Ltr) => ("left", "right"),
+            Dress::Mail(_, Direction::Rtl) => ("right", "left"),
+            Dress::Web(_) => ("start", "end"),
+        };
         for (index, cell) in cells.iter().enumerate() {
             let align = match columns.get(index) {
                 Some(Alignment::Centre) => "center",
-                Some(Alignment::End) => "right",
-                _ => "left",
+                Some(Alignment::End) => end,
+                _ => start,
             };
             let style = match self.dress {
-                Dress::Mail(palette) => format!(
+                Dress::Mail(palette, _) => format!(
                     " style=\"padding:6px 10px;border:1px solid {};text-align:{align}\"",
                     palette.light.rule
                 ),
-                Dress::Web(_) if align == "left" => String::new(),
+                Dress::Web(_) if align == "start" => String::new(),
                 Dress::Web(_) => format!(" style=\"text-align:{align}\""),
             };
             self.raw(&format!("<{open}{style}>"));
@@ -194,7 +214,7 @@ impl<'a> Writer<'a> {
             Inline::Text { text, .. } => self.text(text),
             Inline::Code { text } => {
                 let style = match self.dress {
-                    Dress::Mail(palette) => format!(
+                    Dress::Mail(palette, _) => format!(
                         "padding:1px 4px;background:{};border-radius:3px;font-family:{MONO};\
                          font-size:14px",
                         palette.light.tint
@@ -223,7 +243,7 @@ impl<'a> Writer<'a> {
         self.raw("<a href=\"");
         self.url(url);
         match self.dress {
-            Dress::Mail(palette) => {
+            Dress::Mail(palette, _) => {
                 self.raw(&format!("\" style=\"color:{}\">", palette.light.link));
             }
             Dress::Web(_) => self.raw("\">"),
@@ -267,7 +287,7 @@ impl<'a> Writer<'a> {
                     let escape =
                         if field::is_url(&field) { Escape::Html } else { Escape::UrlComponent };
                     match self.dress {
-                        Dress::Mail(_) => self.out.slot(field, escape, fallback),
+                        Dress::Mail(..) => self.out.slot(field, escape, fallback),
                         Dress::Web(home) if field::is_url(&field) => self.text(home),
                         Dress::Web(_) => {
                             let value = fallback.unwrap_or_default();
@@ -282,7 +302,7 @@ impl<'a> Writer<'a> {
 
     fn field(&mut self, field: &Field, fallback: Option<&str>) {
         match self.dress {
-            Dress::Mail(_) => {
+            Dress::Mail(..) => {
                 self.out.slot(field.clone(), Escape::Html, fallback.map(str::to_owned));
             }
             Dress::Web(home) if field::is_url(field) => self.text(home),
@@ -330,7 +350,7 @@ impl<'a> Writer<'a> {
 
     fn style(&self, style: &str) -> String {
         match self.dress {
-            Dress::Mail(_) if !style.is_empty() => format!(" style=\"{style}\""),
+            Dress::Mail(..) if !style.is_empty() => format!(" style=\"{style}\""),
             _ => String::new(),
         }
     }

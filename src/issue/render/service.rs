@@ -166,7 +166,8 @@ pub(super) fn render(
 
     let mut weave = Weave::new();
     let mut data = view(&mut weave, mail, brand, palette, Target::Mail(palette));
-    data["title"] = Markers::new(&mut weave, Target::Mail(palette)).plain(&subject);
+    data["title"] =
+        Markers::new(&mut weave, Target::Mail(palette), brand.direction).plain(&subject);
     let html = mjml_to_html(&templates.html("layout", &data)?)?;
     let html = literal(&weave.finish(&html)?.into_merge_text());
     Ok(RenderedMail { subject, html, text })
@@ -179,7 +180,7 @@ fn view(
     palette: &Palette,
     target: Target<'_>,
 ) -> Value {
-    let mut markers = Markers::new(weave, target);
+    let mut markers = Markers::new(weave, target, brand.direction);
     let mut view = frame(&mut markers, brand, palette);
     view.insert("template".to_owned(), json!(mail.template()));
     view.insert("language".to_owned(), json!(brand.language));

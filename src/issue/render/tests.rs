@@ -1,10 +1,7 @@
-use std::{borrow::Cow, fs};
+use std::fs;
 
 use super::*;
-use crate::{
-    issue::{Parsed, html::Token, parse},
-    merge::{Field, Reader},
-};
+use crate::issue::{Parsed, html::Token, parse};
 
 /// A reader; the name is hostile where a test wants it.
 struct Person(&'static str);
@@ -204,12 +201,15 @@ fn colours_are_the_palettes() {
 
 #[test]
 fn languages_and_directions() {
-    let parsed = parse("t.md", b"---\nnumber: 1\nlanguage: he\n---\ntext\n");
+    let parsed = parse("t.md", b"---\nnumber: 1\nlanguage: he\n---\ntext\n\n> quote\n\n- a\n");
     let brand = Brand { direction: crate::issue::brand::Direction::Rtl, ..brand() };
     let issue = Renderer::new(None).unwrap().issue(&parsed.document, &brand).unwrap();
     let html = merged(&issue.html);
     assert_eq!(html.matches("lang=\"he\" dir=\"rtl\"").count(), 2);
     assert!(html.contains("text-align:right"));
+    assert!(html.contains("border-right:3px"));
+    // Outlook's own tables apart, nothing runs the other way.
+    assert!(!html.contains("direction:ltr"), "{html}");
 }
 
 #[test]
@@ -320,6 +320,36 @@ fn templates_can_be_changed_and_mistakes_are_placed() {
     }
     let missing = Renderer::new(Some(Path::new("/nowhere"))).unwrap_err();
     assert!(missing.to_string().starts_with("cannot read the template /nowhere"));
+}
+
+#[test]
+fn an_unfinished_issue_can_be_previewed() {
+    let renderer = Renderer::new(None).unwrap();
+    let parsed =
+        parse("t.md", b"Hi {{name|you}}, {{attribute.city|there}}: {{unsubscribe_url}} {{oops");
+    assert!(matches!(renderer.issue(&parsed.document, &brand()), Err(RenderError::Subject(_))));
+    let issue = renderer.preview(&parsed.document, &brand()).unwrap();
+    assert_eq!(issue.subject, "Quiet Systems");
+    assert!(issue.preview_text().contains("Hi Ada Example, there: # {{oops"));
+    assert!(issue.preview_html().contains("reader@example.org"));
+}
+
+#[test]
+fn slugs() {
+    for (slug, number, title, expected) in [
+        (Some("own"), Some(1), Some("T"), "own"),
+        (None, Some(437), Some("T"), "437"),
+        (None, None, Some("What's new: é & more"), "what-s-new-more"),
+        (None, None, None, "issue"),
+    ] {
+        let document = IssueDocument {
+            slug: slug.map(str::to_owned),
+            number,
+            title: title.map(str::to_owned),
+            ..IssueDocument::default()
+        };
+        assert_eq!(document.slug(), expected);
+    }
 }
 
 #[test]

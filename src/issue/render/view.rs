@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     issue::{
-        brand::{Brand, long_date},
+        brand::{Brand, Direction, long_date},
         model::{Block, Inline, IssueDocument, Item, Node, plain},
         render::{
             body::{Dress, Writer, escape, is_web_or_mail},
@@ -31,12 +31,14 @@ pub(crate) enum Target<'a> {
 pub(crate) struct Markers<'w, 'a> {
     weave: &'w mut Weave,
     target: Target<'a>,
+    direction: Direction,
     text: TextWriter,
 }
 
 impl<'w, 'a> Markers<'w, 'a> {
-    pub(crate) fn new(weave: &'w mut Weave, target: Target<'a>) -> Self {
-        Self { weave, target, text: TextWriter::default() }
+    /// Markers of `weave` for text that runs in `direction`.
+    pub(crate) fn new(weave: &'w mut Weave, target: Target<'a>, direction: Direction) -> Self {
+        Self { weave, target, direction, text: TextWriter::default() }
     }
 
     /// A plain text, escaped for the target.
@@ -70,7 +72,7 @@ impl<'w, 'a> Markers<'w, 'a> {
 
     fn writer(&self, level: u8) -> Option<Writer<'a>> {
         match self.target {
-            Target::Mail(palette) => Some(Writer::new(Dress::Mail(palette), level)),
+            Target::Mail(palette) => Some(Writer::new(Dress::Mail(palette, self.direction), level)),
             Target::Web(home) => Some(Writer::new(Dress::Web(home), level)),
             Target::Text => None,
         }
@@ -129,8 +131,8 @@ pub(crate) fn frame(
         json!({ "url": markers.plain(&logo.url), "width": logo.width, "height": logo.height })
     });
     let start = match brand.direction {
-        crate::issue::brand::Direction::Ltr => "left",
-        crate::issue::brand::Direction::Rtl => "right",
+        Direction::Ltr => "left",
+        Direction::Rtl => "right",
     };
     let site_name = brand.site_url.split("://").last().unwrap_or_default().trim_end_matches('/');
     let mut frame = Map::new();
@@ -162,9 +164,9 @@ pub(crate) fn issue(
     palette: &Palette,
     target: Target<'_>,
 ) -> Value {
-    let mut markers = Markers::new(weave, target);
+    let mut markers = Markers::new(weave, target, brand.direction);
     let mut view = frame(&mut markers, brand, palette);
-    let headline = headline(document, brand);
+    let headline = brand.headline(document);
     let dateline = dateline(document, brand, matches!(target, Target::Text));
     let language = document.language.as_deref().unwrap_or(&brand.language);
     let reader = json!({
@@ -250,15 +252,6 @@ fn item(markers: &mut Markers<'_, '_>, item: &Item, level: u8) -> Vec<(&'static 
         ("byline", markers.byline(item)),
         ("disclosure", disclosure),
     ]
-}
-
-/// The headline: the issue's title, or the newsletter's name and the number.
-pub(crate) fn headline(document: &IssueDocument, brand: &Brand) -> String {
-    match (&document.title, document.number) {
-        (Some(title), _) => title.clone(),
-        (None, Some(number)) => format!("{} Issue #{number}", brand.name),
-        (None, None) => brand.name.clone(),
-    }
 }
 
 fn dateline(document: &IssueDocument, brand: &Brand, with_name: bool) -> String {
