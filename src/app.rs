@@ -14,6 +14,7 @@ use crate::{
     db::Db,
     delivery::engine::{Engine, Parts},
     sink::{Sink, SinkConfig, mailbox::MailboxLimits},
+    web,
 };
 
 /// A running daemon.
@@ -61,7 +62,19 @@ impl Daemon {
             providers: Arc::clone(&context.providers),
         })
         .await?;
-        drop(public);
+        let mut state = web::State::new(
+            context.db.clone(),
+            Arc::clone(&context.config),
+            Arc::clone(&context.keyring),
+            Arc::clone(&context.providers),
+            renderer,
+        );
+        state.mail_queued = engine.bell();
+        let limits = web::Limits {
+            proxies: context.config.public.trusted_proxies.clone(),
+            ..web::Limits::default()
+        };
+        tasks.spawn(web::serve(public, web::router(state), limits, stop.clone()));
         tasks.close();
         Ok(Self { context, engine, mailbox, public: public_address, stop, tasks, _lock: lock })
     }
@@ -79,6 +92,11 @@ impl Daemon {
     /// The built-in mailbox, if mail goes there.
     pub fn mailbox(&self) -> Option<&Sink> {
         self.mailbox.as_ref()
+    }
+
+    /// What operators can look at, and where.
+    pub fn operator_pages(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
     }
 
     /// Logs where everything is.

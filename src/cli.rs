@@ -34,6 +34,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run the built-in mailbox and fault-injecting SMTP server alone
     Sink(crate::sink::cli::SinkArgs),
+    /// Show everything at once, on this machine alone
+    Demo(crate::demo::DemoArgs),
     /// Measure how fast mail gets out
     Bench(crate::bench::BenchArgs),
 }
@@ -68,6 +70,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve(args) => serve::run(config, args).await,
         Command::Sink(args) => crate::sink::cli::run(args),
+        Command::Demo(args) => crate::demo::run(args).await,
         Command::Bench(args) => crate::bench::run(args).await,
     }
 }
