@@ -6,6 +6,8 @@
 //! 3 refused, because lint found errors or a check did not hold.
 
 pub mod context;
+mod newsletter;
+pub mod output;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -32,6 +34,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 
 enum Command {
     /// Run the daemon: pages, delivery, bounce intake
     Serve(serve::ServeArgs),
+    /// Create, list, show and change newsletters and their seed lists
+    #[command(subcommand)]
+    Newsletter(newsletter::NewsletterCommand),
     /// Run the built-in mailbox and fault-injecting SMTP server alone
     Sink(crate::sink::cli::SinkArgs),
     /// Show everything at once, on this machine alone
@@ -69,6 +74,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = arguments.config.as_deref();
     match arguments.command {
         Command::Serve(args) => serve::run(config, args).await,
+        Command::Newsletter(command) => newsletter::run(config, command).await,
         Command::Sink(args) => crate::sink::cli::run(args),
         Command::Demo(args) => crate::demo::run(args).await,
         Command::Bench(args) => crate::bench::run(args).await,

@@ -20,6 +20,7 @@ mod leave;
 mod list;
 mod my_data;
 mod preferences;
+mod seed;
 mod sign_up;
 pub mod suppression;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use leave::{Left, Scope, Via, unsubscribe};
 pub use list::{Filter, ListedSubscriber, list, state_counts};
 pub use my_data::{data_link, erase_by_link, request_data_link};
 pub use preferences::{pause, resume, set_name, set_seed};
+pub use seed::{SeedError, add_seed, remove_seed};
 pub use sign_up::{SignUp, SignUpError, SignUpOutcome, Silence, renew, sign_up};
 
 use crate::{
