@@ -6,6 +6,7 @@
 //! 3 refused, because lint found errors or a check did not hold.
 
 pub mod context;
+mod issue;
 mod newsletter;
 pub mod output;
 mod serve;
@@ -37,6 +38,9 @@ enum Command {
     /// Create, list, show and change newsletters and their seed lists
     #[command(subcommand)]
     Newsletter(newsletter::NewsletterCommand),
+    /// Write, check, send and follow issues
+    #[command(subcommand)]
+    Issue(issue::IssueCommand),
     /// Run the built-in mailbox and fault-injecting SMTP server alone
     Sink(crate::sink::cli::SinkArgs),
     /// Show everything at once, on this machine alone
@@ -75,6 +79,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve(args) => serve::run(config, args).await,
         Command::Newsletter(command) => newsletter::run(config, command).await,
+        Command::Issue(command) => issue::run(config, command).await,
         Command::Sink(args) => crate::sink::cli::run(args),
         Command::Demo(args) => crate::demo::run(args).await,
         Command::Bench(args) => crate::bench::run(args).await,

@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod limits;
 pub mod plan;
 pub mod policy;
+pub mod preflight;
 pub mod queue;
 pub mod recovery;
 pub mod status;

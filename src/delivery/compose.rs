@@ -85,6 +85,26 @@ pub struct Compiled {
     expires_at: Timestamp,
 }
 
+impl Compiled {
+    /// Encodes what the copies of `issue` have in common. An issue that is not stored yet can be
+    /// compiled too: to look at every copy before a send, or to mail one as a test.
+    pub fn new(
+        content: &Content,
+        newsletter: NewsletterId,
+        issue: IssueId,
+        expires_at: Timestamp,
+    ) -> Result<Self, ContentError> {
+        Ok(Self {
+            template: content.compile()?,
+            newsletter,
+            issue,
+            from_domain: content::parse(&content.from_address)?.domain().to_owned(),
+            issue_url: content.issue_url.clone(),
+            expires_at,
+        })
+    }
+}
+
 /// What one copy is made from.
 #[derive(Debug, Clone)]
 pub enum Prepared {
@@ -260,14 +280,8 @@ impl Composer {
             .await?;
         let stored = stored.ok_or(CopyError::Missing("the issue's content is gone"))?;
         let content: Content = serde_json::from_str(&stored.content)?;
-        Ok(Compiled {
-            template: content.compile()?,
-            newsletter: stored.newsletter_id,
-            issue,
-            from_domain: content::parse(&content.from_address)?.domain().to_owned(),
-            issue_url: content.issue_url,
-            expires_at: stored.expires_at.unwrap_or_default(),
-        })
+        let expires_at = stored.expires_at.unwrap_or_default();
+        Ok(Compiled::new(&content, stored.newsletter_id, issue, expires_at)?)
     }
 
     /// The envelope of a copy: always the same for the same copy.
