@@ -144,7 +144,8 @@ async fn start_mailbox(config: &Config, stop: CancellationToken) -> anyhow::Resu
     Sink::start(mailbox, stop).await.context("the built-in mailbox cannot start")
 }
 
-fn relay_to(address: SocketAddr) -> Relay {
+/// The built-in mailbox, as a relay.
+pub(crate) fn relay_to(address: SocketAddr) -> Relay {
     Relay {
         name: "mailbox".to_owned(),
         host: address.ip().to_string(),

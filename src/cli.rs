@@ -6,10 +6,14 @@
 //! 3 refused, because lint found errors or a check did not hold.
 
 pub mod context;
+mod delivery;
 mod issue;
+mod moment;
 mod newsletter;
 pub mod output;
+mod relay;
 mod serve;
+mod subscriber;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -47,6 +51,15 @@ enum Command {
     Demo(crate::demo::DemoArgs),
     /// Measure how fast mail gets out
     Bench(crate::bench::BenchArgs),
+    /// Add, show, import, export, suppress and erase subscribers
+    #[command(subcommand)]
+    Subscriber(subscriber::SubscriberCommand),
+    /// Read the delivery log; settle copies whose fate is not known
+    #[command(subcommand)]
+    Delivery(delivery::DeliveryCommand),
+    /// List, check, suspend and resume the servers mail is handed to
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
 }
 
 /// A command that was understood and refused: exit code 3.
@@ -83,6 +96,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Sink(args) => crate::sink::cli::run(args),
         Command::Demo(args) => crate::demo::run(args).await,
         Command::Bench(args) => crate::bench::run(args).await,
+        Command::Subscriber(command) => subscriber::run(config, command).await,
+        Command::Delivery(command) => delivery::run(config, command).await,
+        Command::Relay(command) => relay::run(config, command).await,
     }
 }
 

@@ -6,6 +6,7 @@
 //! write goes through [`Db::begin`] or [`Db::write`] on the single writer connection, so that
 //! writers inside the process queue here instead of failing with `SQLITE_BUSY`.
 
+mod backup;
 mod migrate;
 mod open;
 mod query;

@@ -166,7 +166,8 @@ impl Reading {
             let octets = record.get(column).unwrap_or_default();
             std::str::from_utf8(octets).map_err(|_| Refusal::Unreadable)
         };
-        let address = Address::parse(cell(layout.address)?).map_err(|_| Refusal::Address)?;
+        let address = Address::parse(export::original(cell(layout.address)?))
+            .map_err(|_| Refusal::Address)?;
         if address.is_role_account() {
             return Err(Refusal::RoleAccount);
         }

@@ -1,0 +1,170 @@
+//! `postrider delivery uncertain` and `resolve`: the final dot of these copies went out and no reply
+//! came. Only an operator, who can look into the relay's log, says what became of them.
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::edition;
+use crate::{
+    address::Address,
+    cli::{
+        Context, Refused,
+        context::actor,
+        output::{self, Format, Table, say, time_or_dash},
+    },
+    delivery::{
+        control::{self, Edition, Resolution},
+        uncertain::{self, UncertainCopy},
+    },
+    id::SubscriberId,
+    provider::ProviderId,
+    subscriber,
+    timestamp::Timestamp,
+};
+
+/// Copies that are read at once.
+const PAGE: u32 = 500;
+
+/// What `delivery uncertain` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct UncertainArgs {
+    /// Of which issue
+    #[arg(long, value_name = "NUMBER")]
+    issue: i64,
+    /// Whose issue that is; not needed when there is only one newsletter
+    #[arg(long, value_name = "SLUG")]
+    newsletter: Option<String>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// How copies are settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum As {
+    /// They arrived
+    Accepted,
+    /// They did not: send them again
+    Resend,
+}
+
+/// What `delivery resolve` takes.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(in crate::cli) struct ResolveArgs {
+    /// Of which issue
+    #[arg(long, value_name = "NUMBER")]
+    issue: i64,
+    /// Whose issue that is; not needed when there is only one newsletter
+    #[arg(long, value_name = "SLUG")]
+    newsletter: Option<String>,
+    /// The copy to this address
+    #[arg(long, value_name = "ADDRESS", group = "which")]
+    subscriber: Option<Address>,
+    /// Every uncertain copy of the issue
+    #[arg(long, group = "which")]
+    all: bool,
+    /// What became of them
+    #[arg(long = "as", value_enum)]
+    how: As,
+    /// How you know, for whoever asks later
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Do not ask before copies are sent again
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    copy: &'a UncertainCopy,
+    provider_name: &'a str,
+}
+
+/// Lists the uncertain copies of an issue.
+pub(in crate::cli) async fn list(context: &Context, args: UncertainArgs) -> anyhow::Result<()> {
+    let edition = edition(context, args.newsletter.as_deref(), args.issue).await?;
+    let copies = all(context, &edition).await?;
+    let provider = |copy: &UncertainCopy| context.providers.name(ProviderId(copy.provider));
+    if args.format.json {
+        let listed: Vec<_> =
+            copies.iter().map(|copy| Listed { copy, provider_name: provider(copy) }).collect();
+        return Ok(output::json(&listed)?);
+    }
+    let mut table = Table::new(&["address", "provider", "relay", "since", "what happened"]);
+    for copy in &copies {
+        table.row([
+            copy.address.as_deref().unwrap_or("(erased)"),
+            provider(copy),
+            copy.relay.as_deref().unwrap_or("-"),
+            &time_or_dash(copy.since),
+            copy.what.as_deref().unwrap_or_default(),
+        ]);
+    }
+    table.print(&format!("no copy of issue {} is uncertain", edition.number))?;
+    if !copies.is_empty() {
+        say("look for the Message-IDs in the relay's log, then settle each with \
+             `postrider delivery resolve`");
+    }
+    Ok(())
+}
+
+async fn all(context: &Context, edition: &Edition) -> anyhow::Result<Vec<UncertainCopy>> {
+    let mut copies: Vec<UncertainCopy> = Vec::new();
+    loop {
+        let last = copies.last().map_or(SubscriberId(0), |copy| copy.subscriber_id);
+        let page = uncertain::list(&context.db, edition.id, last, PAGE).await?;
+        let is_last = page.len() < PAGE as usize;
+        copies.extend(page);
+        if is_last {
+            return Ok(copies);
+        }
+    }
+}
+
+/// Settles uncertain copies.
+pub(in crate::cli) async fn resolve(context: &Context, args: ResolveArgs) -> anyhow::Result<()> {
+    let edition = edition(context, args.newsletter.as_deref(), args.issue).await?;
+    let readers = match &args.subscriber {
+        Some(address) => {
+            let found = subscriber::find(&context.db, &context.keyring, address).await?;
+            vec![found.with_context(|| format!("there is no subscriber {address}"))?.id]
+        }
+        None => all(context, &edition).await?.iter().map(|copy| copy.subscriber_id).collect(),
+    };
+    let how = match args.how {
+        As::Accepted => Resolution::Accepted,
+        As::Resend => Resolution::Resend,
+    };
+    if how == Resolution::Resend && !readers.is_empty() {
+        let copies = if readers.len() == 1 { "copy" } else { "copies" };
+        let question = format!(
+            "Send {} {copies} again? Whoever got it after all gets it twice.",
+            output::count(readers.len() as i64)
+        );
+        output::confirm(&question, args.yes)?;
+    }
+    let actor = actor();
+    let mut settled = 0;
+    for reader in readers {
+        let now = Timestamp::now();
+        let done =
+            control::resolve(&context.db, &edition, reader, how, &actor, &args.reason, now).await?;
+        settled += i64::from(done);
+    }
+    let copies = if settled == 1 { "copy" } else { "copies" };
+    let what = match how {
+        Resolution::Accepted => "settled as accepted",
+        Resolution::Resend => "will be sent again",
+    };
+    if let (0, Some(address)) = (settled, &args.subscriber) {
+        let problem = format!(
+            "the copy of issue {} to {address} is not uncertain; `postrider delivery uncertain \
+             --issue {}` lists those that are",
+            edition.number, edition.number
+        );
+        return Err(Refused(problem).into());
+    }
+    say(format!("{} {copies} of issue {}: {what}", output::count(settled), edition.number));
+    Ok(())
+}

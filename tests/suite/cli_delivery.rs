@@ -1,0 +1,192 @@
+//! `postrider delivery`.
+
+use std::io::{BufRead as _, BufReader};
+
+use postrider::{
+    db::state::{CopyState, EventKind, IssueState},
+    event::{self, Event},
+    id::{IssueId, SubscriberId},
+    timestamp::Timestamp,
+};
+
+use crate::installation::{Installation, eventually, settled};
+
+const ISSUE: IssueId = IssueId(1);
+
+/// An issue that was sent to three readers: accepted, rejected, uncertain.
+async fn sent() -> Installation {
+    let house = Installation::new();
+    let import = ["subscriber", "import", "-", "--consent-source", "form"];
+    let file = "address\nada@gmail.com\nbob@example.com\ncarol@example.org\n";
+    house.run_with_input(&import, file.as_bytes()).ok();
+    let context = house.context().await;
+    let mut tx = context.db.begin().await.unwrap();
+    tx.query(
+        "INSERT INTO issue (uid, newsletter_id, number, subject, state, model, source, \
+         created_at, finished_at) VALUES ('u', 1, 437, 'SRE Digest #437', $1, '', '', 0, 0)",
+    )
+    .bind(IssueState::Sent)
+    .execute()
+    .await
+    .unwrap();
+    let copies = [
+        ("ada@gmail.com", CopyState::Accepted),
+        ("bob@example.com", CopyState::Rejected),
+        ("carol@example.org", CopyState::Uncertain),
+    ];
+    for (address, state) in copies {
+        tx.query(
+            "INSERT INTO delivery (issue_id, subscriber_id, state, stage, provider, attempt) \
+             SELECT 1, id, $2, 0, provider, 1 FROM subscriber WHERE address = $1",
+        )
+        .bind(address)
+        .bind(state)
+        .execute()
+        .await
+        .unwrap();
+    }
+    let id = |address: &'static str| {
+        context.db.query("SELECT id FROM subscriber WHERE address = $1").bind(address)
+    };
+    let mut events = Vec::new();
+    for (address, kind, provider) in [
+        ("ada@gmail.com", EventKind::Accepted, 1),
+        ("bob@example.com", EventKind::Rejected, 0),
+        ("carol@example.org", EventKind::Uncertain, 0),
+    ] {
+        let subscriber: SubscriberId = id(address).scalar().await.unwrap();
+        let mut event = Event::new(kind, Timestamp::now()).about(Some(ISSUE), Some(subscriber));
+        event.provider = Some(provider);
+        event.relay = Some("main".into());
+        event.attempt = Some(1);
+        event.duration_us = Some(12_300);
+        (event.phase, event.code, event.text) = match kind {
+            EventKind::Accepted => (None, Some(250), Some("queued as 1".into())),
+            EventKind::Rejected => {
+                (Some("rcpt_to".into()), Some(550), Some("no such user".into()))
+            }
+            _ => (Some("dot".into()), None, Some("the server closed the connection".into())),
+        };
+        if kind == EventKind::Rejected {
+            event.class = Some("recipient.permanent".into());
+            event.enhanced = Some("5.1.1".into());
+        }
+        events.push(event);
+    }
+    event::record(&mut tx, &events).await.unwrap();
+    tx.commit().await.unwrap();
+    context.db.close().await;
+    house
+}
+
+#[tokio::test]
+async fn the_log_is_printed_in_columns_and_as_json_lines() {
+    let house = sent().await;
+    let log = house.run(&["delivery", "log"]).ok();
+    insta::assert_snapshot!(settled(&house, &log), @"");
+    let lines = house.run(&["delivery", "log", "--json"]).ok();
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0]["provider"], "google");
+    assert_eq!(lines[1]["enhanced"], "5.1.1");
+    assert_eq!(lines[1]["issue"], 437);
+    let everything = house.run(&["delivery", "log", "--all", "--json"]).ok();
+    assert_eq!(everything.lines().count(), 3);
+}
+
+#[tokio::test]
+async fn every_filter_narrows_the_log() {
+    let house = sent().await;
+    let log = |filter: &[&str]| {
+        let lines = house.run(["delivery", "log", "--json"].iter().chain(filter)).ok();
+        let address = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["address"].as_str().unwrap().split('@').next().unwrap().to_owned()
+        };
+        lines.lines().map(address).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(log(&["--issue", "437"]), "ada bob carol");
+    assert_eq!(log(&["--subscriber", "BOB@example.com"]), "bob");
+    assert_eq!(log(&["--provider", "google"]), "ada");
+    assert_eq!(log(&["--provider", "other"]), "bob carol");
+    assert_eq!(log(&["--outcome", "uncertain"]), "carol");
+    assert_eq!(log(&["--class", "recipient"]), "bob");
+    assert_eq!(log(&["--since", "1h"]), "ada bob carol");
+    assert_eq!(log(&["--until", "1h"]), "");
+    assert_eq!(log(&["--since", "2999-01-01"]), "");
+    assert_eq!(log(&["--limit", "2"]), "bob carol");
+    for (filter, code, expected) in [
+        (["--issue", "1"], 1, "there is no issue 1"),
+        (["--subscriber", "nobody@example.com"], 1, "there is no subscriber"),
+        (["--outcome", "lost"], 2, "one of claimed, handed_off, accepted"),
+        (["--since", "yesterday"], 2, "how long ago, like 90m or 2d"),
+        (["--limit", "1000000"], 2, "100000"),
+    ] {
+        let error = house.run(["delivery", "log"].iter().chain(&filter)).fails(code);
+        assert!(error.contains(expected), "{error}");
+    }
+    let nothing = house.run(&["delivery", "log", "--until", "1h"]);
+    assert_eq!((nothing.stdout.as_str(), nothing.code), ("", 0));
+}
+
+#[tokio::test]
+async fn following_shows_what_happens_and_ends_with_its_reader() {
+    let house = sent().await;
+    let mut following =
+        house.start(&["delivery", "log", "--follow", "--limit", "1", "--outcome", "uncertain"]);
+    let mut lines = BufReader::new(following.0.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("carol@example.org"));
+    let context = house.context().await;
+    let happen = async |kind: EventKind| {
+        let event = Event::new(kind, Timestamp::now()).about(Some(ISSUE), Some(SubscriberId(1)));
+        let mut tx = context.db.begin().await.unwrap();
+        event::record(&mut tx, &[event]).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    happen(EventKind::Accepted).await;
+    happen(EventKind::Uncertain).await;
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.contains("uncertain") && line.contains("@"), "{line}");
+    // `… | head`: the reader is gone, and that is no failure.
+    drop(lines);
+    happen(EventKind::Uncertain).await;
+    let status = eventually("the end of following", || following.0.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn uncertain_copies_are_listed_and_settled_by_people_only() {
+    let house = sent().await;
+    let listed = house.run(&["delivery", "uncertain", "--issue", "437"]);
+    insta::assert_snapshot!(settled(&house, &listed.stdout), @"");
+    insta::assert_snapshot!(listed.stderr, @"");
+    let resolve = |more: &[&str]| {
+        let args = ["delivery", "resolve", "--issue", "437", "--reason", "relay log"];
+        house.run(args.iter().chain(more))
+    };
+    let error = resolve(&["--as", "accepted"]).fails(2);
+    assert!(error.contains("--subscriber <ADDRESS>|--all"), "{error}");
+    let error = resolve(&["--as", "accepted", "--subscriber", "ada@gmail.com"]).fails(3);
+    assert!(error.contains("to ada@gmail.com is not uncertain"), "{error}");
+    let error = resolve(&["--as", "resend", "--all"]).fails(3);
+    insta::assert_snapshot!(error, @"");
+    let again = resolve(&["--as", "resend", "--all", "--yes"]);
+    insta::assert_snapshot!(again.stderr, @"");
+
+    let context = house.context().await;
+    let states: Vec<(i64, i64)> = context
+        .db
+        .query("SELECT state, due_at IS NOT NULL FROM delivery ORDER BY subscriber_id")
+        .all()
+        .await
+        .unwrap();
+    assert_eq!(states.iter().filter(|copy| **copy == (0, 1)).count(), 1, "{states:?}");
+    let issue: IssueState =
+        context.db.query("SELECT state FROM issue").scalar().await.unwrap();
+    assert_eq!(issue, IssueState::Sending);
+    assert_eq!(house.run(&["delivery", "uncertain", "--issue", "437"]).ok(), "");
+    let log = house.run(&["delivery", "log", "--outcome", "resolved"]).ok();
+    assert!(log.contains("to be sent again: relay log"), "{log}");
+    insta::assert_snapshot!(resolve(&["--as", "accepted", "--all"]).stderr, @"");
+}

@@ -1,0 +1,6 @@
+//! The program as people meet it: the built binary, run in folders of its own.
+
+mod cli_delivery;
+mod cli_relay;
+mod cli_subscriber;
+mod installation;
