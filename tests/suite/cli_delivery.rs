@@ -45,16 +45,14 @@ async fn sent() -> Installation {
         .await
         .unwrap();
     }
-    let id = |address: &'static str| {
-        context.db.query("SELECT id FROM subscriber WHERE address = $1").bind(address)
-    };
     let mut events = Vec::new();
     for (address, kind, provider) in [
         ("ada@gmail.com", EventKind::Accepted, 1),
         ("bob@example.com", EventKind::Rejected, 0),
         ("carol@example.org", EventKind::Uncertain, 0),
     ] {
-        let subscriber: SubscriberId = id(address).scalar().await.unwrap();
+        let id = "SELECT id FROM subscriber WHERE address = $1";
+        let subscriber: SubscriberId = tx.query(id).bind(address).scalar().await.unwrap();
         let mut event = Event::new(kind, Timestamp::now()).about(Some(ISSUE), Some(subscriber));
         event.provider = Some(provider);
         event.relay = Some("main".into());
@@ -62,9 +60,7 @@ async fn sent() -> Installation {
         event.duration_us = Some(12_300);
         (event.phase, event.code, event.text) = match kind {
             EventKind::Accepted => (None, Some(250), Some("queued as 1".into())),
-            EventKind::Rejected => {
-                (Some("rcpt_to".into()), Some(550), Some("no such user".into()))
-            }
+            EventKind::Rejected => (Some("rcpt_to".into()), Some(550), Some("no such user".into())),
             _ => (Some("dot".into()), None, Some("the server closed the connection".into())),
         };
         if kind == EventKind::Rejected {
@@ -83,7 +79,11 @@ async fn sent() -> Installation {
 async fn the_log_is_printed_in_columns_and_as_json_lines() {
     let house = sent().await;
     let log = house.run(&["delivery", "log"]).ok();
-    insta::assert_snapshot!(settled(&house, &log), @"");
+    insta::assert_snapshot!(settled(&house, &log), @"
+    TIME  accepted        sre#437     ada@gmail.com                   google      main        250  12.3 ms  queued as 1
+    TIME  rejected        sre#437     bob@example.com                 other       main        rcpt_to 550 5.1.1  [recipient.permanent]  12.3 ms  no such user
+    TIME  uncertain       sre#437     carol@example.org               other       main        dot  12.3 ms  the server closed the connection
+    ");
     let lines = house.run(&["delivery", "log", "--json"]).ok();
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -159,8 +159,12 @@ async fn following_shows_what_happens_and_ends_with_its_reader() {
 async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     let house = sent().await;
     let listed = house.run(&["delivery", "uncertain", "--issue", "437"]);
-    insta::assert_snapshot!(settled(&house, &listed.stdout), @"");
-    insta::assert_snapshot!(listed.stderr, @"");
+    let copies = house.run(&["delivery", "uncertain", "--issue", "437", "--json"]).json();
+    let id = copies[0]["message_id"].as_str().unwrap();
+    insta::assert_snapshot!(settled(&house, &listed.stdout.replace(id, "ID@localhost")), @"");
+    insta::assert_snapshot!(listed.stderr, @"
+    look for the Message-IDs in the relay's log, then settle each with `postrider delivery resolve`
+    ");
     let resolve = |more: &[&str]| {
         let args = ["delivery", "resolve", "--issue", "437", "--reason", "relay log"];
         house.run(args.iter().chain(more))
@@ -170,9 +174,13 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     let error = resolve(&["--as", "accepted", "--subscriber", "ada@gmail.com"]).fails(3);
     assert!(error.contains("to ada@gmail.com is not uncertain"), "{error}");
     let error = resolve(&["--as", "resend", "--all"]).fails(3);
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"
+    error: Send 1 copy again? Whoever got it after all gets it twice. Nobody is here to answer; say --yes to go on
+    ");
     let again = resolve(&["--as", "resend", "--all", "--yes"]);
-    insta::assert_snapshot!(again.stderr, @"");
+    insta::assert_snapshot!(again.stderr, @"
+    1 copy of issue 437: will be sent again
+    ");
 
     let context = house.context().await;
     let states: Vec<(i64, i64)> = context
@@ -182,11 +190,12 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
         .await
         .unwrap();
     assert_eq!(states.iter().filter(|copy| **copy == (0, 1)).count(), 1, "{states:?}");
-    let issue: IssueState =
-        context.db.query("SELECT state FROM issue").scalar().await.unwrap();
+    let issue: IssueState = context.db.query("SELECT state FROM issue").scalar().await.unwrap();
     assert_eq!(issue, IssueState::Sending);
     assert_eq!(house.run(&["delivery", "uncertain", "--issue", "437"]).ok(), "");
     let log = house.run(&["delivery", "log", "--outcome", "resolved"]).ok();
     assert!(log.contains("to be sent again: relay log"), "{log}");
-    insta::assert_snapshot!(resolve(&["--as", "accepted", "--all"]).stderr, @"");
+    insta::assert_snapshot!(resolve(&["--as", "accepted", "--all"]).stderr, @"
+    0 copies of issue 437: settled as accepted
+    ");
 }

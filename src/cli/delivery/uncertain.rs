@@ -16,8 +16,9 @@ use crate::{
         control::{self, Edition, Resolution},
         uncertain::{self, UncertainCopy},
     },
-    id::SubscriberId,
+    id::{CopyId, SubscriberId},
     provider::ProviderId,
+    smtp::message::message_id,
     subscriber,
     timestamp::Timestamp,
 };
@@ -79,25 +80,37 @@ struct Listed<'a> {
     #[serde(flatten)]
     copy: &'a UncertainCopy,
     provider_name: &'a str,
+    message_id: String,
 }
 
 /// Lists the uncertain copies of an issue.
 pub(in crate::cli) async fn list(context: &Context, args: UncertainArgs) -> anyhow::Result<()> {
     let edition = edition(context, args.newsletter.as_deref(), args.issue).await?;
     let copies = all(context, &edition).await?;
-    let provider = |copy: &UncertainCopy| context.providers.name(ProviderId(copy.provider));
+    let domain = &context.config.mail.message_id_domain;
+    let listed: Vec<_> = copies
+        .iter()
+        .map(|copy| {
+            let id = CopyId::Issue { issue: edition.id, subscriber: copy.subscriber_id };
+            Listed {
+                copy,
+                provider_name: context.providers.name(ProviderId(copy.provider)),
+                message_id: message_id(&context.keyring, id, domain),
+            }
+        })
+        .collect();
     if args.format.json {
-        let listed: Vec<_> =
-            copies.iter().map(|copy| Listed { copy, provider_name: provider(copy) }).collect();
         return Ok(output::json(&listed)?);
     }
-    let mut table = Table::new(&["address", "provider", "relay", "since", "what happened"]);
-    for copy in &copies {
+    let mut table =
+        Table::new(&["address", "provider", "relay", "since", "Message-ID", "what happened"]);
+    for Listed { copy, provider_name, message_id } in &listed {
         table.row([
             copy.address.as_deref().unwrap_or("(erased)"),
-            provider(copy),
+            provider_name,
             copy.relay.as_deref().unwrap_or("-"),
             &time_or_dash(copy.since),
+            message_id,
             copy.what.as_deref().unwrap_or_default(),
         ]);
     }

@@ -113,18 +113,22 @@ impl Reading {
             .has_headers(false)
             .flexible(true)
             .buffer_capacity(64 * 1024)
-            .from_reader(RowLimit { inner: file, budget: Rc::clone(&budget) });
+            .from_reader(Lines::new(file, Rc::clone(&budget)));
         let mut record = csv::ByteRecord::new();
         let mut line = 1;
         let mut next = |record: &mut csv::ByteRecord, line: &mut u64| {
             budget.set(ROW_OCTETS_MAX);
             *line = csv.position().line();
-            csv.read_byte_record(record).map_err(|source| match source.kind() {
+            let more = csv.read_byte_record(record).map_err(|source| match source.kind() {
                 csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                     ImportError::RowTooLong { line: *line }
                 }
                 _ => ImportError::Read { line: *line, source },
-            })
+            })?;
+            // Empty lines before a row are passed over with it, so its line is told by its end.
+            let inside = memchr::memchr_iter(b'\n', record.as_slice()).count() as u64;
+            *line = csv.position().line().saturating_sub(1 + inside);
+            Ok::<_, ImportError>(more)
         };
         next(&mut record, &mut line)?;
         let head: Vec<String> =
@@ -213,22 +217,66 @@ fn read_time(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_microseconds(zoned.timestamp().as_microsecond()))
 }
 
-/// A reader that fails once a row has taken more than its budget. The budget is set anew for every
-/// row; what is read ahead counts for the row that made it necessary.
-struct RowLimit<R> {
+/// The file as the reader of CSV gets it: every line ends in one LF, the last one too, so that lines
+/// are counted exactly; and reading fails once a row has taken more than its budget. The budget is
+/// set anew for every row; what is read ahead counts for the row that made it necessary.
+struct Lines<R> {
     inner: R,
     budget: Rc<Cell<u64>>,
+    /// A CR was read that may belong to a CRLF.
+    held: bool,
+    last: u8,
 }
 
-impl<R: Read> Read for RowLimit<R> {
+impl<R: Read> Lines<R> {
+    fn new(inner: R, budget: Rc<Cell<u64>>) -> Self {
+        Self { inner, budget, held: false, last: b'\n' }
+    }
+}
+
+impl<R: Read> Read for Lines<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.budget.get() == 0 {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let count = self.inner.read(out)?;
-        self.budget.set(self.budget.get().saturating_sub(count as u64));
-        Ok(count)
+        // Room for a CR that is held, and for one octet behind it.
+        let [first, _, ..] = out else { return Err(io::ErrorKind::InvalidInput.into()) };
+        *first = b'\r';
+        let len = loop {
+            let start = usize::from(self.held);
+            let count = self.inner.read(&mut out[start..])?;
+            self.budget.set(self.budget.get().saturating_sub(count as u64));
+            if count == 0 {
+                let unfinished = self.held || self.last != b'\n';
+                (self.held, self.last) = (false, b'\n');
+                out[0] = b'\n';
+                return Ok(usize::from(unfinished));
+            }
+            let mut len = start + count;
+            self.held = out[len - 1] == b'\r';
+            len -= usize::from(self.held);
+            let len = without_carriage_returns(&mut out[..len]);
+            if len > 0 {
+                break len;
+            }
+            out[0] = b'\r';
+        };
+        self.last = out[len - 1];
+        Ok(len)
     }
+}
+
+/// Turns every CRLF into LF; returns how many octets are left.
+fn without_carriage_returns(octets: &mut [u8]) -> usize {
+    let Some(first) = memchr::memchr(b'\r', octets) else { return octets.len() };
+    let mut kept = first;
+    for at in first..octets.len() {
+        if octets[at] != b'\r' || octets.get(at + 1) != Some(&b'\n') {
+            octets[kept] = octets[at];
+            kept += 1;
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -246,6 +294,58 @@ mod tests {
             ("yesterday", None),
         ] {
             assert_eq!(read_time(text).map(|at| at.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+
+    /// A reader that gives one chunk a call.
+    struct Chunks<'a>(Vec<&'a [u8]>);
+
+    impl Read for Chunks<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let chunk = self.0.remove(0);
+            out[..chunk.len()].copy_from_slice(chunk);
+            Ok(chunk.len())
+        }
+    }
+
+    #[test]
+    fn lines_end_in_one_lf_however_they_arrive() {
+        for (chunks, expected) in [
+            (vec!["a\r\nb"], "a\nb\n"),
+            (vec!["a\r", "\nb\n"], "a\nb\n"),
+            (vec!["a", "\r", "\r", "\n", "b\r"], "a\r\nb\n"),
+            (vec!["a\rb\n"], "a\rb\n"),
+            (vec!["\r\n\r\n"], "\n\n"),
+            (vec![], ""),
+        ] {
+            let what = format!("{chunks:?}");
+            let chunks = Chunks(chunks.into_iter().map(str::as_bytes).collect());
+            let mut text = String::new();
+            let budget = Rc::new(Cell::new(ROW_OCTETS_MAX));
+            Lines::new(chunks, budget).read_to_string(&mut text).unwrap();
+            assert_eq!(text, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_refused_row_is_named_by_the_line_it_begins_on() {
+        for ends in ["\n", "\r\n"] {
+            let file = "email,name\nno\n\n\nno,\"a\nb\"\nno,\"\n\"\nno".replace('\n', ends);
+            let reading = Reading {
+                keyring: Keyring::ephemeral(Timestamp::default()),
+                providers: Providers::embedded().clone(),
+                delimiter: b',',
+                attributes: Vec::new(),
+                now: Timestamp::default(),
+            };
+            let (out, mut batches) = mpsc::channel(4);
+            reading.run(io::Cursor::new(file), &out).unwrap();
+            let batch = batches.try_recv().unwrap();
+            let lines: Vec<u64> = batch.refused.iter().map(|row| row.line).collect();
+            assert_eq!(lines, [2, 5, 7, 9]);
         }
     }
 
