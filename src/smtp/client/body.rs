@@ -22,7 +22,7 @@ pub(super) const DOT: &[u8] = b".\r\n";
 /// there first, so that a copy is marked as finishing only when it is nearly through.
 const LAST_PIECE_MAX: usize = 128 * 1024;
 
-/// How long to listen for a reply on a connection that no longer takes what we write.
+/// How long to listen, at most, for a reply on a connection that no longer takes what we write.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What left behind the terminator.
@@ -92,7 +92,7 @@ impl Session {
         if let WriteEnd::Failed(error @ WireError::Deadline(_)) = end {
             return Ended::failed(Phase::Body, error);
         }
-        match (self.wire.reply(Instant::now(), LAST_WORDS).await, end) {
+        match (self.last_words().await, end) {
             (Ok(reply), _) if is_refusal(&reply) => {
                 Ended::refused(Phase::Body, reply, Some(CloseReason::Abandoned))
             }
@@ -103,10 +103,14 @@ impl Session {
         }
     }
 
+    async fn last_words(&mut self) -> Result<Reply, WireError> {
+        self.wire.reply(Instant::now(), LAST_WORDS.min(self.deadlines.dot)).await
+    }
+
     /// Part of the terminator was handed over and the rest cannot be. No server can have taken
     /// that for the end of a message, but only a refusal makes it certain.
     async fn dot_stopped(&mut self, error: WireError) -> Ended {
-        match self.wire.reply(Instant::now(), LAST_WORDS).await {
+        match self.last_words().await {
             Ok(reply) if is_refusal(&reply) => {
                 Ended::refused(Phase::Dot, reply, Some(CloseReason::of(&error)))
             }

@@ -1,5 +1,7 @@
 //! Sessions against servers of every kind.
 
+mod automaton;
+mod babble;
 mod cuts;
 mod dot;
 mod envelopes;

@@ -1,131 +1,9 @@
 //! The connection is cut after every single byte, in both directions, against a server in memory
 //! that knows exactly which bytes it got. This is where the rule about the terminator is proved.
 
-use std::collections::VecDeque;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 use super::super::*;
+use super::automaton::{Automaton, Seen};
 use super::server::{BODY, envelope, send};
-
-/// A pipelining server in memory. It answers the moment it is written to, and breaks after a given
-/// number of bytes taken or replies' bytes given.
-struct Automaton {
-    /// Everything it took.
-    received: Vec<u8>,
-    /// How far `received` is understood.
-    read: usize,
-    in_body: bool,
-    replies: VecDeque<u8>,
-    /// Messages whose terminator arrived in full.
-    taken: u32,
-    /// How many bytes it takes before the connection breaks.
-    takes: usize,
-    /// How many bytes of replies arrive before the connection breaks.
-    gives: usize,
-    /// How many bytes it takes at once, so that writes are split.
-    at_once: usize,
-    shared: std::sync::Arc<std::sync::Mutex<Seen>>,
-}
-
-/// What the test may look at afterwards.
-#[derive(Debug, Default, Clone)]
-struct Seen {
-    received: Vec<u8>,
-    taken: u32,
-}
-
-impl Automaton {
-    fn answer(&mut self) {
-        loop {
-            let unread = &self.received[self.read..];
-            let Some(end) = unread.iter().position(|&byte| byte == b'\n') else { break };
-            let line = &unread[..=end];
-            let reply: &[u8] = match (self.in_body, line) {
-                (true, b".\r\n") => {
-                    self.in_body = false;
-                    self.taken += 1;
-                    b"250 2.0.0 queued\r\n"
-                }
-                (true, _) => b"",
-                (false, b"DATA\r\n") => {
-                    self.in_body = true;
-                    b"354 go\r\n"
-                }
-                (false, line) if line.starts_with(b"EHLO") => b"250-here\r\n250 PIPELINING\r\n",
-                (false, _) => b"250 2.1.0 ok\r\n",
-            };
-            self.read += line.len();
-            self.replies.extend(reply);
-        }
-        let seen = Seen { received: self.received.clone(), taken: self.taken };
-        *self.shared.lock().unwrap() = seen;
-    }
-
-    fn broken(&self) -> bool {
-        self.received.len() >= self.takes
-    }
-}
-
-impl AsyncRead for Automaton {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let count = self.replies.len().min(buf.remaining()).min(self.gives);
-        if count > 0 {
-            let bytes: Vec<u8> = self.replies.drain(..count).collect();
-            buf.put_slice(&bytes);
-            self.gives -= count;
-            Poll::Ready(Ok(()))
-        } else if self.gives == 0 || self.broken() {
-            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
-        } else {
-            Poll::Pending
-        }
-    }
-}
-
-impl AsyncWrite for Automaton {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.broken() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let count = bytes.len().min(self.takes - self.received.len()).min(self.at_once);
-        self.received.extend_from_slice(&bytes[..count]);
-        self.answer();
-        Poll::Ready(Ok(count))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
 
 /// How one run is cut.
 #[derive(Debug, Clone, Copy)]
@@ -133,24 +11,25 @@ struct Cut {
     takes: usize,
     gives: usize,
     at_once: usize,
+    interjects: Option<(usize, &'static [u8])>,
     across: bool,
+}
+
+impl Cut {
+    /// A conversation that is not cut.
+    fn none(across: bool) -> Self {
+        let whole = usize::MAX;
+        Self { takes: whole, gives: whole, at_once: whole, interjects: None, across }
+    }
 }
 
 /// Sends two messages over a connection that is cut, and returns what came of them and what the
 /// server saw. No outcomes if the session could not even be opened.
 async fn run(cut: Cut) -> (Vec<(Transaction, u32)>, Seen) {
-    let shared = std::sync::Arc::default();
-    let automaton = Automaton {
-        received: Vec::new(),
-        read: 0,
-        in_body: false,
-        replies: VecDeque::from(b"220 here\r\n".to_vec()),
-        taken: 0,
-        takes: cut.takes,
-        gives: cut.gives,
-        at_once: cut.at_once,
-        shared: std::sync::Arc::clone(&shared),
-    };
+    let mut automaton = Automaton::default();
+    (automaton.takes, automaton.gives) = (cut.takes, cut.gives);
+    (automaton.at_once, automaton.interjects) = (cut.at_once, cut.interjects);
+    let shared = automaton.seen();
     let endpoint = Endpoint::new("in-memory.example", 25, "client.example");
     let mut outcomes = Vec::new();
     let stream = Stream::Scripted(Box::new(automaton));
@@ -200,8 +79,7 @@ fn check(cut: Cut, outcomes: &[(Transaction, u32)], seen: &Seen, dots: &[usize])
 
 /// A whole conversation, to know its length.
 async fn uncut(across: bool) -> (Seen, usize) {
-    let whole = Cut { takes: usize::MAX, gives: usize::MAX, at_once: usize::MAX, across };
-    let (outcomes, seen) = run(whole).await;
+    let (outcomes, seen) = run(Cut::none(across)).await;
     assert_eq!((outcomes.len(), seen.taken), (2, 2));
     // Greeting, EHLO, and for each message MAIL, RCPT, DATA and the dot.
     let replies = "220 here\r\n250-here\r\n250 PIPELINING\r\n".len()
@@ -217,7 +95,7 @@ async fn cut_after_every_byte_that_is_sent() {
         assert_eq!(dots.len(), 2);
         for takes in 0..seen.received.len() {
             for at_once in [usize::MAX, 7, 1] {
-                let cut = Cut { takes, gives: usize::MAX, at_once, across };
+                let cut = Cut { takes, at_once, ..Cut::none(across) };
                 let (outcomes, seen) = run(cut).await;
                 check(cut, &outcomes, &seen, &dots);
                 // Replies to whole commands arrive here, so a whole terminator is no uncertainty,
@@ -246,9 +124,46 @@ async fn cut_after_every_byte_that_is_answered() {
         let dots = dots(&seen.received);
         for gives in 0..replies {
             for at_once in [usize::MAX, 7] {
-                let cut = Cut { takes: usize::MAX, gives, at_once, across };
+                let cut = Cut { gives, at_once, ..Cut::none(across) };
                 let (outcomes, seen) = run(cut).await;
                 check(cut, &outcomes, &seen, &dots);
+            }
+        }
+    }
+}
+
+/// A server that speaks up at every single byte of a body that leaves in one write: before the
+/// terminator it is heard and nothing more is sent, not even the terminator's first byte.
+#[tokio::test]
+async fn spoken_to_at_every_byte_of_the_body() {
+    let refusal: &[u8] = b"552 5.3.4 too big\r\n";
+    for across in [false, true] {
+        let (seen, _) = uncut(across).await;
+        let dot = dots(&seen.received)[0];
+        let body = dot - BODY.len();
+        for (reply, code) in [(refusal, Some(552)), (b"250 2.0.0 that will do\r\n", None)] {
+            for after in body + 1..=dot + 3 {
+                let interjects = Some((after, reply));
+                let cut = Cut { at_once: 1, interjects, ..Cut::none(across) };
+                let (outcomes, seen) = run(cut).await;
+                let (transaction, calls) = &outcomes[0];
+                let verdict = &transaction.verdict;
+                assert_eq!(*calls, 1, "{cut:?}: the dot was in the same write");
+                if after > dot {
+                    assert!(seen.received.len() >= dot + 3, "{cut:?}: half a terminator");
+                    continue;
+                }
+                assert_eq!(seen.received.len(), after, "{cut:?}: {verdict}");
+                let heard = match verdict {
+                    Verdict::Refused { phase, reply } => {
+                        *phase == Phase::Body && Some(reply.code) == code
+                    }
+                    Verdict::Failed { phase, .. } => *phase == Phase::Body && code.is_none(),
+                    _ => false,
+                };
+                assert!(heard, "{cut:?}: {verdict}");
+                assert!(matches!(transaction.session, SessionState::Closed(_)));
+                assert!(!transaction.next_opened);
             }
         }
     }

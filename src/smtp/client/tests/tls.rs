@@ -89,16 +89,21 @@ async fn start(
     let (theirs, acceptor) = (journal.clone(), authority.acceptor.clone());
     let task = tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
+        // Otherwise a reset takes replies with it that Nagle's algorithm still holds.
+        tcp.set_nodelay(true).unwrap();
         if upgrade != Upgrade::Implicit && !agree(&mut tcp, upgrade, &theirs).await {
             return;
         }
         // A client that does not trust us leaves in the handshake.
         if let Ok(tls) = acceptor.accept(tcp).await {
             let mut talk = Talk::new(tls, plan, theirs);
-            let _ = match upgrade {
+            let end = match upgrade {
                 Upgrade::Implicit => talk.serve().await,
                 _ => talk.serve_after_starttls().await,
             };
+            if let Ok(Close::Reset) = end {
+                talk.peer.get_ref().get_ref().0.set_zero_linger().unwrap();
+            }
         }
     });
     (port, journal, task)
@@ -181,6 +186,36 @@ async fn carries_messages_over_starttls_and_implicit_tls() {
             assert!(journal.taken.iter().all(|(_, taken)| *taken == body));
             let hellos = journal.commands.iter().filter(|c| c.starts_with("EHLO")).count();
             assert_eq!(hellos, if mode == TlsMode::StartTls { 2 } else { 1 });
+        }
+    }
+}
+
+#[tokio::test]
+async fn inside_tls_too_nothing_is_called_failed_that_may_have_arrived() {
+    let large = b"A line of a large body, which goes on and on for a while.\r\n".repeat(200_000);
+    let authority = Authority::issuing("mail.example", 2090);
+    for (at, body) in [(At::Dot(1), BODY), (At::Body(1), &large), (At::Data(1), BODY)] {
+        for fault in [Fault::SayAndClose(vec![]), Fault::SayAndReset(vec![])] {
+            let plan = Plan::pipelining().fault(at, fault);
+            let (port, journal, task) = start(&authority, Upgrade::Implicit, plan).await;
+            let endpoint = endpoint(port, TlsMode::Implicit, "mail.example", &authority.trust());
+            let mut session = Session::connect(&endpoint).await.unwrap();
+            let this = envelope(1);
+            let message = Outgoing { envelope: &this, body };
+            let (transaction, calls) = send(&mut session, &message, None).await;
+            let verdict = &transaction.verdict;
+            let phase = verdict.phase().unwrap();
+            let is_right = match at {
+                At::Dot(_) => matches!(verdict, Verdict::Uncertain { .. }) && calls == 1,
+                At::Body(_) => matches!(verdict, Verdict::Failed { .. }) && phase == Phase::Body,
+                _ => matches!(verdict, Verdict::Failed { .. }) && phase == Phase::Data,
+            };
+            assert!(is_right, "{at:?}: {verdict}");
+            assert!(matches!(transaction.session, SessionState::Closed(_)));
+            drop(session);
+            task.await.unwrap();
+            let taken = journal.lock().unwrap().taken.len();
+            assert_eq!(taken, usize::from(at == At::Dot(1)), "{at:?}");
         }
     }
 }
