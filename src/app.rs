@@ -139,6 +139,7 @@ async fn start_mailbox(config: &Config, stop: CancellationToken) -> anyhow::Resu
             ..MailboxLimits::default()
         },
         returns_to: config.bounces.listen.filter(|address| address.port() != 0),
+        one_click_base: Some(config.public_url.clone()),
         ..SinkConfig::default()
     };
     Sink::start(mailbox, stop).await.context("the built-in mailbox cannot start")

@@ -29,6 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::smtp::server::{Auth, BareNewlines, Limits, Protocol, Server, ServerConfig, Tls};
 
@@ -74,6 +75,9 @@ pub struct SinkConfig {
     pub magic: bool,
     /// Where bounces and complaints are delivered, by SMTP; none are without.
     pub returns_to: Option<SocketAddr>,
+    /// The sender whose one-click unsubscribe links (RFC 8058) the inbox may follow, as the base of
+    /// its public pages; none are followed without.
+    pub one_click_base: Option<Url>,
     /// Every batch of replies leaves this much later.
     pub latency: Duration,
     /// Connections at once.
@@ -100,6 +104,7 @@ impl Default for SinkConfig {
             faults: Profile::default(),
             magic: true,
             returns_to: None,
+            one_click_base: None,
             latency: Duration::ZERO,
             connections: 1000,
             message_bytes: 25_000_000,
@@ -187,6 +192,7 @@ struct Shared {
     faulty: AtomicBool,
     faults: RwLock<Arc<Faults>>,
     returns: Option<Returns>,
+    one_click_base: Option<Url>,
 }
 
 impl fmt::Debug for Shared {
@@ -328,6 +334,7 @@ impl Sink {
             faulty: AtomicBool::new(false),
             faults: RwLock::default(),
             returns,
+            one_click_base: config.one_click_base,
         });
         shared.set_faults(Faults::compile(&config.faults, config.magic)?);
         let handler = Arc::new(SinkHandler::new(Arc::clone(&shared)));

@@ -22,14 +22,14 @@ use super::{Sink, SinkConfig, SinkStats, faults::profile::Profile, mailbox::Mail
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct SinkArgs {
     /// Where to take mail.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025")]
     listen: SocketAddr,
     /// Where to show the inbox and its API.
     #[arg(
         long,
         value_name = "ADDRESS",
         conflicts_with = "discard",
-        default_value = "127.0.0.1:8025"
+        default_value = "127.0.0.1:8026"
     )]
     http: SocketAddr,
     /// Show no inbox.
@@ -44,6 +44,9 @@ pub struct SinkArgs {
     /// Misbehave as this TOML file says.
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
+    /// Print a fault profile that explains every key, and end.
+    #[arg(long)]
+    faults_example: bool,
     /// Ignore recipients that ask for faults by their names.
     #[arg(long)]
     no_magic: bool,
@@ -59,6 +62,9 @@ pub struct SinkArgs {
     /// Deliver the bounces and complaints that faults ask for to this SMTP server.
     #[arg(long, value_name = "ADDRESS")]
     returns: Option<SocketAddr>,
+    /// Offer the unsubscribe button for links to these public pages.
+    #[arg(long, value_name = "URL")]
+    one_click: Option<url::Url>,
     /// Speak LMTP.
     #[arg(long)]
     lmtp: bool,
@@ -115,6 +121,7 @@ impl SinkArgs {
             faults,
             magic: !self.no_magic && !self.discard,
             returns_to: self.returns,
+            one_click_base: self.one_click,
             latency: self.latency.unwrap_or_default(),
             connections: self.connections,
             ..SinkConfig::default()
@@ -139,6 +146,10 @@ fn tls_config(cert: &PathBuf, key: &PathBuf) -> anyhow::Result<rustls::ServerCon
 /// Runs a sink until SIGINT or SIGTERM, on a runtime and a thread of its own; then prints what it
 /// counted, as JSON, to standard output.
 pub fn run(args: SinkArgs) -> anyhow::Result<()> {
+    if args.faults_example {
+        print!("{}", super::faults::profile::EXAMPLE);
+        return Ok(());
+    }
     let threads = args.threads.max(1);
     let config = args.config()?;
     let mut builder = if threads == 1 {
@@ -170,4 +181,36 @@ async fn serve(config: SinkConfig) -> anyhow::Result<SinkStats> {
     shutdown.cancel();
     sink.stopped().await;
     Ok(shared.stats())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SinkArgs,
+    }
+
+    fn config(line: &str) -> anyhow::Result<SinkConfig> {
+        Line::try_parse_from(line.split(' '))?.args.config()
+    }
+
+    #[test]
+    fn the_command_line_becomes_a_configuration() {
+        let plain = config("sink").unwrap();
+        assert!(plain.http.is_some() && plain.magic && !plain.discard);
+        assert!(plain.smtp.ip().is_loopback() && plain.http.unwrap().ip().is_loopback());
+        let bench = config("sink --discard --latency 20ms --listen 127.0.0.1:0").unwrap();
+        assert!(bench.http.is_none() && !bench.magic && bench.discard);
+        assert_eq!(bench.latency, Duration::from_millis(20));
+        assert_eq!(config("sink --auth").unwrap().auth, Auth::RequiredInTheClear);
+        for line in ["sink --latency soon", "sink --tls-cert x", "sink --faults /nonexistent/file"]
+        {
+            assert!(config(line).is_err(), "{line}");
+        }
+    }
 }

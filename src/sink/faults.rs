@@ -9,6 +9,7 @@
 
 pub mod magic;
 pub mod profile;
+mod text;
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,10 @@ use std::{
 
 use crate::smtp::server::{Answer, Misbehaviour, Reply, Shape};
 
-use self::profile::{Ordinals, Pattern, Profile, ProfileError, Return, Rule};
+use self::{
+    profile::{Ordinals, Profile, ProfileError, Return, Rule},
+    text::Pattern,
+};
 
 pub use self::profile::FaultStage;
 
@@ -207,7 +211,7 @@ fn misbehaviour(rule: &Rule) -> Result<Misbehaviour, String> {
         (Some(reply), None) => {
             Answer::Reply(reply.parse::<Reply>().map_err(|error| error.to_string())?)
         }
-        (None, Some(raw)) => Answer::Raw(profile::unescape(raw)?),
+        (None, Some(raw)) => Answer::Raw(text::unescape(raw)?),
         (None, None) => Answer::Usual,
     };
     let shape = match (rule.shape, rule.lines, rule.line_bytes) {
@@ -222,7 +226,7 @@ fn misbehaviour(rule: &Rule) -> Result<Misbehaviour, String> {
         shape,
         cut: rule.cut,
         trickle: (!rule.trickle.is_zero()).then_some(rule.trickle),
-        extra: rule.extra.as_deref().map(profile::unescape).transpose()?.unwrap_or_default(),
+        extra: rule.extra.as_deref().map(text::unescape).transpose()?.unwrap_or_default(),
         then: rule.then,
         success: rule.accepted,
     })

@@ -387,3 +387,80 @@ async fn a_success_in_place_of_354_takes_no_data() {
     client.ask("NOOP\r\n", 250).await;
     assert_eq!(sink.stats().accepted, 0);
 }
+
+#[tokio::test]
+async fn a_dialogue_in_single_bytes_is_the_same_dialogue() {
+    let sink = start(SinkConfig::default()).await;
+    let mut client = Dialogue::connect(sink.smtp_addr).await;
+    client.expect(220).await;
+    let one = "MAIL FROM:<>\r\nRCPT TO:<ada@example.org>\r\nDATA\r\n..a\r\n\r\n.\n.\r\n.\r\n";
+    for byte in format!("EHLO x\r\n{one}{one}QUIT\r\n").bytes() {
+        client.say([byte]).await;
+    }
+    for code in [250, 250, 250, 354, 250, 250, 250, 354, 250, 221] {
+        client.expect(code).await;
+    }
+    for id in [1, 2] {
+        assert_eq!(sink.mailbox().get(id).unwrap().raw, b".a\r\n\r\n\n.\r\n");
+    }
+}
+
+#[tokio::test]
+async fn postfixs_load_generator_gets_every_message_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let config = SinkConfig { journal: Some(path.clone()), ..SinkConfig::default() };
+    let sink = start(config).await;
+    let status = tokio::process::Command::new("smtp-source")
+        .env("PATH", "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+        .args(["-d", "-s", "8", "-l", "5000", "-m", "500", "-f", "a@example.org"])
+        .args(["-t", "b@example.org", &sink.smtp_addr.to_string()])
+        .status()
+        .await;
+    let Ok(status) = status else {
+        println!("SKIPPED: smtp-source is not installed");
+        return;
+    };
+    assert!(status.success());
+    let stats = sink.stats();
+    assert_eq!((stats.accepted, stats.broken, stats.connections_peak), (500, 0, 8));
+    let records = journal::read(&path).unwrap();
+    assert_eq!(records.len(), 500);
+    let ids: std::collections::HashSet<_> =
+        records.iter().map(|record| &record.message_id).collect();
+    assert_eq!(ids.len(), 500);
+    assert!(records.iter().all(|record| record.verdict == Verdict::Accepted));
+}
+
+#[tokio::test]
+async fn the_unsubscribe_button_posts_to_its_sender_only() {
+    // A second sink stands in for the sender: its emptying is a POST that leaves a trace.
+    let sender = start(SinkConfig::default()).await;
+    let mut client = Dialogue::greeted(sender.smtp_addr).await;
+    client.send("ada@example.org", MAIL).await;
+    let base = format!("http://{}/", sender.http_addr.unwrap());
+    let one_click_base = Some(base.parse().unwrap());
+    let sink = start(SinkConfig { one_click_base, ..SinkConfig::default() }).await;
+    let mut client = Dialogue::greeted(sink.smtp_addr).await;
+    let fields = "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n";
+    let own = format!("List-Unsubscribe: <{base}clear>\r\n{fields}{MAIL}");
+    client.send("ada@example.org", own).await;
+    client
+        .send(
+            "ada@example.org",
+            format!("List-Unsubscribe: <http://127.0.0.1:9/>\r\n{fields}{MAIL}"),
+        )
+        .await;
+    assert!(
+        !get(&sink, "/messages/2").await.text().await.unwrap().contains("Unsubscribe</button>")
+    );
+    assert!(get(&sink, "/messages/1").await.text().await.unwrap().contains("Unsubscribe</button>"));
+    let press = |id: u64| {
+        let url = format!("http://{}/messages/{id}/leave", sink.http_addr.unwrap());
+        async { reqwest::Client::new().post(url).send().await.unwrap() }
+    };
+    assert_eq!(press(2).await.status(), 404);
+    let page = press(1).await.text().await.unwrap();
+    assert!(page.contains("the sender answered 303"), "{page}");
+    assert!(sender.mailbox().is_empty());
+}

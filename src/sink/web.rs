@@ -3,11 +3,13 @@
 //! or remote content, and requests for other hosts than the sink's own are refused (a page on the
 //! internet must not read the inbox by DNS rebinding).
 
+mod leave;
 mod pages;
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -21,6 +23,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::timestamp::Timestamp;
 
@@ -30,6 +33,8 @@ use super::{
     mailbox::{Filter, Received},
 };
 
+use self::pages::message::{self, Around, View};
+
 /// For the inbox's own pages: no script, no foreign resource, in no one's frame.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; frame-src 'self'; \
     img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -38,13 +43,24 @@ const MAIL_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-sr
     form-action 'none'; base-uri 'none'; frame-ancestors 'self'; \
     sandbox allow-popups allow-popups-to-escape-sandbox";
 
+/// How long requests under way may go on after shutdown began.
+const DRAIN: Duration = Duration::from_secs(2);
+
 /// Serves the inbox until shutdown.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {
     let own_ip = listener.local_addr().map(|address: SocketAddr| address.ip()).ok();
     let router = router(shared, own_ip);
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the sink's web inbox failed");
+    let draining = shutdown.clone().cancelled_owned();
+    let served = axum::serve(listener, router).with_graceful_shutdown(draining);
+    let out_of_time = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::error!(%error, "the sink's web inbox failed");
+        },
+        () = out_of_time => {}
     }
 }
 
@@ -55,6 +71,7 @@ fn router(shared: Arc<Shared>, own_ip: Option<IpAddr>) -> Router {
         .route("/inbox.css", get(style))
         .route("/messages/{id}", get(show))
         .route("/messages/{id}/html", get(html))
+        .route("/messages/{id}/leave", post(leave))
         .route("/messages/{id}/raw", get(raw))
         .route("/api/messages", get(api_list).delete(api_clear))
         .route("/api/messages/{id}", get(api_show))
@@ -162,7 +179,17 @@ async fn style() -> impl IntoResponse {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ShowQuery {
-    view: Option<pages::View>,
+    view: Option<View>,
+    /// What the sender answered to the unsubscribe button just pressed; 0 for nothing.
+    left: Option<u16>,
+}
+
+/// A message and its parts, taken apart where that holds nobody up.
+async fn open(shared: &Shared, id: u64) -> Option<(Arc<Received>, Content)> {
+    let message = shared.mailbox.get(id)?;
+    let parsing = tokio::task::spawn_blocking(move || (message.content(), message));
+    let (content, message) = parsing.await.ok()?;
+    Some((message, content))
 }
 
 async fn show(
@@ -170,19 +197,43 @@ async fn show(
     Path(id): Path<u64>,
     Query(query): Query<ShowQuery>,
 ) -> Response {
-    let Some(message) = shared.mailbox.get(id) else { return not_found() };
-    let content = message.content();
-    let default = if content.html.is_some() { pages::View::Html } else { pages::View::Text };
-    Html(pages::message(&message, &content, query.view.unwrap_or(default))).into_response()
+    let Some((message, content)) = open(&shared, id).await else { return not_found() };
+    let default = if content.html.is_some() { View::Html } else { View::Text };
+    let held = |id: u64| shared.mailbox.get(id).map(|message| message.id);
+    let around = Around {
+        older: id.checked_sub(1).and_then(held),
+        newer: id.checked_add(1).and_then(held),
+        one_click: one_click(&shared, &content).is_some(),
+        notice: query.left.map(|status| match status {
+            0 => "The sender did not answer.".to_owned(),
+            200..300 => format!("Unsubscribed: the sender answered {status}."),
+            _ => format!("Not unsubscribed: the sender answered {status}."),
+        }),
+    };
+    Html(message::page(&message, &content, query.view.unwrap_or(default), &around)).into_response()
+}
+
+fn one_click(shared: &Shared, content: &Content) -> Option<Url> {
+    leave::target(content, shared.one_click_base.as_ref()?)
+}
+
+async fn leave(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) -> Response {
+    let opened = open(&shared, id).await;
+    let Some(target) = opened.and_then(|(_, content)| one_click(&shared, &content)) else {
+        return not_found();
+    };
+    let status = leave::press(target).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the unsubscribe button led nowhere");
+        0
+    });
+    Redirect::to(&format!("/messages/{id}?left={status}")).into_response()
 }
 
 async fn html(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) -> Response {
-    let message = shared.mailbox.get(id);
-    let Some(html) = message.and_then(|message| message.content().html) else {
-        return not_found();
-    };
+    let opened = open(&shared, id).await;
+    let Some(html) = opened.and_then(|(_, content)| content.html) else { return not_found() };
     let policy = [(header::CONTENT_SECURITY_POLICY, MAIL_POLICY)];
-    (policy, Html(pages::with_links_opening_elsewhere(&html))).into_response()
+    (policy, Html(message::with_links_opening_elsewhere(&html))).into_response()
 }
 
 async fn raw(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) -> Response {
@@ -242,11 +293,10 @@ async fn api_clear(State(shared): State<Arc<Shared>>) -> StatusCode {
 }
 
 async fn api_show(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) -> Response {
-    let Some(message) = shared.mailbox.get(id) else {
+    let Some((message, content)) = open(&shared, id).await else {
         let error = serde_json::json!({ "error": "no such message, or dropped for want of room" });
         return (StatusCode::NOT_FOUND, Json(error)).into_response();
     };
-    let content = message.content();
     Json(Detail { summary: Summary::of(&message), content }).into_response()
 }
 

@@ -1,13 +1,12 @@
 //! The inbox's pages, written out: values in, HTML out. Every value goes through [`Escaped`].
 
-use std::fmt::{self, Display, Write};
+pub(super) mod message;
 
-use serde::Deserialize;
+use std::fmt::{self, Display, Write};
 
 use crate::{
     sink::{
         SinkStats,
-        content::Content,
         mailbox::{Filter, Received},
     },
     timestamp::Timestamp,
@@ -29,37 +28,6 @@ impl Display for Escaped<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// How a message is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum View {
-    /// Rendered.
-    Html,
-    /// On a phone's width, rendered.
-    Phone,
-    /// The text part.
-    Text,
-    /// All header fields.
-    Headers,
-    /// All links.
-    Links,
-    /// As it came.
-    Source,
-}
-
-impl View {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Html => "html",
-            Self::Phone => "phone",
-            Self::Text => "text",
-            Self::Headers => "headers",
-            Self::Links => "links",
-            Self::Source => "source",
-        }
     }
 }
 
@@ -205,132 +173,6 @@ fn foot(out: &mut String, stats: &SinkStats) {
     out.push_str("</dl>\n<p><a href=\"/api/messages\">JSON</a> · <a href=\"/api/stats\">counts as JSON</a></p>\n</footer>\n");
 }
 
-/// One message.
-pub(super) fn message(message: &Received, content: &Content, view: View) -> String {
-    let subject = if message.subject.is_empty() { "(no subject)" } else { &message.subject };
-    let mut body = String::from(
-        "<header class=\"bar\">\n<h1><a href=\"/\">Built-in mailbox</a></h1>\n</header>\n<main>\n",
-    );
-    put(
-        &mut body,
-        format_args!(
-            "<p class=\"back\"><a href=\"/\">← All messages</a></p>\n<h2 class=\"title\">{}</h2>\n\
-         <dl class=\"envelope\">\n",
-            Escaped(subject)
-        ),
-    );
-    let from = content.header("from").unwrap_or(&message.mail_from);
-    let from = if message.from.is_empty() { from } else { &message.from };
-    let to = message.rcpt_to.join(", ");
-    let bounces = if message.mail_from.is_empty() { "<>" } else { &message.mail_from };
-    let at = message.at.to_string();
-    let when = format!("{at}, {}", size(message.raw.len() as u64));
-    for (label, value) in
-        [("From", from), ("To", to.as_str()), ("Bounces to", bounces), ("Received", when.as_str())]
-    {
-        put(&mut body, format_args!("<div><dt>{label}</dt><dd>{}</dd></div>\n", Escaped(value)));
-    }
-    body.push_str("</dl>\n");
-    tabs(&mut body, message.id, content, view);
-    show(&mut body, message, content, view);
-    for attachment in &content.attachments {
-        let (name, size) = (Escaped(&attachment.name), size(attachment.size as u64));
-        put(&mut body, format_args!("<p class=\"attachment\">Attached: {name} ({size})</p>\n"));
-    }
-    body.push_str("</main>\n");
-    page(subject, "", &body)
-}
-
-fn tabs(out: &mut String, id: u64, content: &Content, view: View) {
-    out.push_str("<nav class=\"tabs\" aria-label=\"Views\">\n");
-    for (tab, label, shown) in [
-        (View::Html, "Desktop", content.html.is_some()),
-        (View::Phone, "Phone", content.html.is_some()),
-        (View::Text, "Text", content.text.is_some()),
-        (View::Links, "Links", !content.links.is_empty()),
-        (View::Headers, "Headers", true),
-        (View::Source, "Source", true),
-    ] {
-        if shown {
-            let current = if tab == view { " aria-current=\"page\"" } else { "" };
-            let name = tab.name();
-            put(out, format_args!("<a href=\"/messages/{id}?view={name}\"{current}>{label}</a>\n"));
-        }
-    }
-    put(out, format_args!("<a class=\"aside\" href=\"/messages/{id}/raw\">Raw</a>\n</nav>\n"));
-}
-
-fn show(out: &mut String, message: &Received, content: &Content, view: View) {
-    match view {
-        View::Html | View::Phone if content.html.is_some() => {
-            put(
-                out,
-                format_args!(
-                    "<iframe class=\"mail {}\" title=\"The message as rendered\" src=\"/messages/{}/html\" \
-                 sandbox=\"allow-popups allow-popups-to-escape-sandbox\" \
-                 referrerpolicy=\"no-referrer\"></iframe>\n",
-                    view.name(),
-                    message.id
-                ),
-            );
-        }
-        View::Html | View::Phone | View::Text => {
-            let text = content.text.as_deref().unwrap_or("(no text part)");
-            put(out, format_args!("<pre class=\"text\">{}</pre>\n", Escaped(text)));
-        }
-        View::Headers => {
-            out.push_str("<table class=\"headers\"><tbody>\n");
-            for (name, value) in &content.headers {
-                let (name, value) = (Escaped(name), Escaped(value));
-                put(out, format_args!("<tr><th scope=\"row\">{name}</th><td>{value}</td></tr>\n"));
-            }
-            out.push_str("</tbody></table>\n");
-        }
-        View::Links => {
-            out.push_str("<ul class=\"links\">\n");
-            for link in &content.links {
-                let text = Escaped(link);
-                // Only what a mail client would follow becomes a link here.
-                if ["https://", "http://", "mailto:"].iter().any(|scheme| link.starts_with(scheme))
-                {
-                    put(
-                        out,
-                        format_args!(
-                            "<li><a href=\"{text}\" rel=\"noreferrer noopener\" target=\"_blank\">{text}</a></li>\n"
-                        ),
-                    );
-                } else {
-                    put(out, format_args!("<li>{text}</li>\n"));
-                }
-            }
-            out.push_str("</ul>\n");
-        }
-        View::Source => {
-            let source = String::from_utf8_lossy(&message.raw);
-            put(out, format_args!("<pre class=\"source\">{}</pre>\n", Escaped(&source)));
-        }
-    }
-}
-
-/// A message's HTML with a base that opens its links in a new tab, as they cannot open in the
-/// sandbox. Put inside the head, so that the document keeps its doctype and its rendering mode.
-pub(super) fn with_links_opening_elsewhere(html: &str) -> String {
-    const BASE: &str = "<base target=\"_blank\">";
-    let lower = html.to_ascii_lowercase();
-    let after_tag = |tag: &str| {
-        let start = lower.find(tag)?;
-        let next = *lower.as_bytes().get(start + tag.len())?;
-        if next != b'>' && !next.is_ascii_whitespace() {
-            return None;
-        }
-        Some(start + lower[start..].find('>')? + 1)
-    };
-    match after_tag("<head").or_else(|| after_tag("<html")).or_else(|| after_tag("<!doctype")) {
-        Some(at) => format!("{}{BASE}{}", &html[..at], &html[at..]),
-        None => format!("{BASE}{html}"),
-    }
-}
-
 /// The page for what is not there.
 pub(super) fn not_found() -> String {
     page(
@@ -355,12 +197,12 @@ fn size(bytes: u64) -> String {
 }
 
 fn clock(at: Timestamp) -> String {
-    at.to_jiff().strftime("%H:%M:%S").to_string()
+    at.to_jiff().strftime("%-d %b %H:%M:%S").to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{message::View, *};
 
     #[test]
     fn everything_a_sender_wrote_is_escaped() {
@@ -376,7 +218,7 @@ mod tests {
             message_id: Some(evil.clone()),
             raw: evil.clone().into_bytes(),
         };
-        let content = Content {
+        let content = crate::sink::content::Content {
             headers: vec![(evil.clone(), evil.clone())],
             text: Some(evil.clone()),
             html: None,
@@ -387,20 +229,9 @@ mod tests {
         let stats = SinkStats::default();
         let mut all = list(&[std::sync::Arc::new(received.clone())], &filter, &stats, false, true);
         for view in [View::Html, View::Text, View::Headers, View::Links, View::Source] {
-            all.push_str(&message(&received, &content, view));
+            all.push_str(&message::page(&received, &content, view, &message::Around::default()));
         }
         assert!(!all.contains("<script"), "{all}");
         assert!(!all.contains("href=\"javascript:"));
-    }
-
-    #[test]
-    fn the_base_keeps_the_doctype_first() {
-        let base = with_links_opening_elsewhere;
-        assert_eq!(
-            base("<!DOCTYPE html><html><HEAD lang=x><p>"),
-            "<!DOCTYPE html><html><HEAD lang=x><base target=\"_blank\"><p>"
-        );
-        assert!(base("<!doctype html><header>x").starts_with("<!doctype html><base"));
-        assert!(base("<p>x").starts_with("<base"));
     }
 }

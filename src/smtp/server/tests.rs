@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Mutex, time::Instant};
 
 use tokio::{io::AsyncWriteExt, task::JoinHandle};
+use tokio_rustls::rustls;
 
 use super::{dialogue::Dialogue, *};
 
