@@ -11,11 +11,18 @@
 //!   same classifier reads reports and the replies that our own SMTP client got.
 //! * [`policy`] decides what a classified failure does to reader, issue and sending.
 //!
-//! All three are pure: values in, values out, no clock, network or database. Reports are written
-//! by strangers, so nothing here panics, recurses or grows with hostile input, and nothing here
-//! ever mails anyone back.
+//! These three are pure: values in, values out, no clock, network or database. Two more work with
+//! rows and sockets:
+//!
+//! * [`apply`] does to rows what the policy decided, in one transaction with its evidence.
+//! * [`intake`] takes mail in, over SMTP or from standard input, and hands it to `apply`.
+//!
+//! Reports are written by strangers, so nothing here panics, recurses or grows with hostile input,
+//! and nothing here ever mails anyone back.
 
+pub mod apply;
 pub mod classify;
+pub mod intake;
 pub mod policy;
 pub mod report;
 

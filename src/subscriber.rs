@@ -37,6 +37,7 @@ pub use confirm::{
 pub use erase::{EraseError, erase};
 pub use export::{OwnData, export_csv, own_data};
 pub use housekeeping::{Housekeeping, expire_pending};
+pub(crate) use leave::unsubscribe_in;
 pub use leave::{Left, Scope, Via, unsubscribe};
 pub use list::{Filter, ListedSubscriber, list, state_counts};
 pub use my_data::{data_link, erase_by_link, request_data_link};

@@ -240,14 +240,39 @@ CREATE INDEX event_by_subscriber ON event (subscriber_id, id) WHERE subscriber_i
 -- Everything but plain acceptance (kind 2): failures are rare, and are what people look for.
 CREATE INDEX event_by_issue ON event (issue_id, kind) WHERE kind <> 2;
 
+-- Failed issues that count towards a suppression, at most one row per issue. `half`: nobody knows
+-- why it failed. `worded_dead`: it said, in words alone, that the address is dead.
 CREATE TABLE soft_bounce (
     subscriber_id INTEGER NOT NULL REFERENCES subscriber (id),
     issue_id      INTEGER NOT NULL,
     at            INTEGER NOT NULL,
     half          INTEGER NOT NULL CHECK (half IN (0, 1)),
+    worded_dead   INTEGER NOT NULL CHECK (worded_dead IN (0, 1)),
     fault         TEXT    NOT NULL,
     PRIMARY KEY (subscriber_id, issue_id)
 ) STRICT, WITHOUT ROWID;
+
+-- How many addresses of one provider one issue found dead. `decided` is the number of that
+-- provider's copies with a known fate when `counted_at` addresses were dead: counted anew now and
+-- then only, because counting reads the whole issue.
+CREATE TABLE dead_address_count (
+    issue_id   INTEGER NOT NULL,
+    provider   INTEGER NOT NULL,
+    dead       INTEGER NOT NULL,
+    counted_at INTEGER NOT NULL DEFAULT 0,
+    decided    INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (issue_id, provider)
+) STRICT, WITHOUT ROWID;
+
+-- Suppressions that wait for an operator, because too many addresses of one provider failed at once.
+CREATE TABLE held_suppression (
+    subscriber_id INTEGER NOT NULL PRIMARY KEY REFERENCES subscriber (id),
+    issue_id      INTEGER NOT NULL,
+    provider      INTEGER NOT NULL,
+    at            INTEGER NOT NULL,
+    detail        TEXT    NOT NULL
+) STRICT;
+CREATE INDEX held_suppression_by_issue ON held_suppression (issue_id, provider);
 
 -- What came in, kept for 30 days.
 CREATE TABLE inbound_mail (

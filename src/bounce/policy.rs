@@ -23,8 +23,6 @@ pub const SOFT_ISSUES: u32 = 3;
 pub const SOFT_SPAN: Duration = Duration::from_hours(14 * 24);
 /// Hard failures of one provider in one issue before the brake looks at their share.
 pub const BRAKE_ADDRESSES: u64 = 20;
-/// The share of a provider's copies in one issue above which suppressions are held, in percent.
-pub const BRAKE_PERCENT: u64 = 5;
 
 /// How a failure was tied to one of our copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,10 +70,10 @@ pub struct ProviderTally {
 
 impl ProviderTally {
     /// Whether so many readers of one provider died in one issue that the provider is the
-    /// likelier patient: over 5 % and at least 20 addresses.
-    pub fn brakes(self) -> bool {
-        self.failed_hard >= BRAKE_ADDRESSES
-            && self.failed_hard * 100 > self.decided.max(self.failed_hard) * BRAKE_PERCENT
+    /// likelier patient: over `percent` of the copies and at least 20 addresses.
+    pub fn brakes(self, percent: f64) -> bool {
+        let decided = self.decided.max(self.failed_hard) as f64;
+        self.failed_hard >= BRAKE_ADDRESSES && self.failed_hard as f64 * 100.0 > decided * percent
     }
 }
 
@@ -133,6 +131,15 @@ pub struct Failure<'a> {
     pub history: &'a History,
     /// How the provider's other readers fared in this issue.
     pub tally: ProviderTally,
+    /// The share of a provider's copies above which suppressions are held, in percent.
+    pub brake_percent: f64,
+}
+
+impl Fault {
+    /// Whether such a failure can count against the reader at all.
+    pub const fn concerns_reader(self) -> bool {
+        matches!(self, Self::Recipient | Self::Mailbox | Self::Network | Self::Unknown)
+    }
 }
 
 /// Decides what a failed copy does.
@@ -175,7 +182,8 @@ pub fn reported(kind: Kind, attribution: Attribution) -> Effect {
 
 /// Suppresses, unless the brake holds.
 fn braked(failure: &Failure<'_>, reason: SuppressReason) -> Effect {
-    if failure.tally.brakes() { Effect::HoldSuppression(reason) } else { Effect::Suppress(reason) }
+    let brakes = failure.tally.brakes(failure.brake_percent);
+    if brakes { Effect::HoldSuppression(reason) } else { Effect::Suppress(reason) }
 }
 
 /// Failures of other issues, each issue once.
@@ -262,6 +270,7 @@ mod tests {
             at: day(case.at),
             history: &history,
             tally: case.tally,
+            brake_percent: 5.0,
         });
         assert_eq!(effect, expected, "{name}");
     }
@@ -342,7 +351,7 @@ mod tests {
     fn the_brake_needs_both_share_and_number() {
         let check = |decided, failed_hard, expected| {
             assert_eq!(
-                ProviderTally { decided, failed_hard }.brakes(),
+                ProviderTally { decided, failed_hard }.brakes(5.0),
                 expected,
                 "{failed_hard}/{decided}"
             );

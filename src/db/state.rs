@@ -164,6 +164,9 @@ states! {
         SignedUp = 21 "signed_up",
         /// The reader confirmed.
         Confirmed = 22 "confirmed",
+        /// The address would be suppressed, but too many of its provider failed at once: an
+        /// operator decides.
+        SuppressionHeld = 23 "suppression_held",
     }
 }
 

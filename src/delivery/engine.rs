@@ -99,8 +99,11 @@ impl Engine {
         let journal_failed =
             |source| StartError::Journal { path: path.display().to_string(), source };
         let remains = journal::read(&path).map_err(journal_failed)?;
-        let delays = &config.sending.retry_delays;
-        let recovered = recovery::recover(&db, remains.as_ref(), node, delays, now).await?;
+        let rules = recovery::Rules {
+            retry_delays: &config.sending.retry_delays,
+            brake_percent: config.bounces.brake_percent,
+        };
+        let recovered = recovery::recover(&db, remains.as_ref(), node, rules, now).await?;
         let journal = Arc::new(Journal::create(&path, &uid).map_err(journal_failed)?);
 
         let relays = relays(&config)?;
@@ -114,6 +117,7 @@ impl Engine {
             journal: Arc::clone(&journal),
             tallies: Arc::clone(&tallies),
             dispatch: Arc::clone(&dispatch),
+            brake_percent: config.bounces.brake_percent,
         };
         let (ledger, writer) = writer.start();
         let composer = Arc::new(Composer::new(Ingredients {

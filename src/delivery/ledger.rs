@@ -124,6 +124,8 @@ pub struct Writer {
     pub tallies: Arc<Tallies>,
     /// Keeper of the limits whose use is kept with the handoffs.
     pub dispatch: Arc<Dispatch>,
+    /// The share of one provider's copies over which suppressions are held, in percent.
+    pub brake_percent: f64,
 }
 
 impl Writer {
@@ -160,7 +162,7 @@ impl Writer {
     async fn commit(&self, group: &Group) -> db::Result<Done> {
         let now = Timestamp::now();
         let mut tx = self.db.begin().await?;
-        let changed = queue::settle(&mut tx, &group.settlements).await?;
+        let changed = queue::settle(&mut tx, &group.settlements, self.brake_percent, now).await?;
         if changed < group.settlements.len() as u64 {
             warn!(
                 settlements = group.settlements.len(),

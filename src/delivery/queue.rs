@@ -10,7 +10,7 @@ pub mod service;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    bounce::classify::Classification,
+    bounce::{apply, classify::Classification},
     db::{self, Db, Tx, record::record, state::CopyState},
     event::{self, Event},
     id::{CopyId, IssueId, NewsletterId, NodeId, SubscriberId},
@@ -92,7 +92,7 @@ pub struct Settlement {
 }
 
 /// `[1,2,3]`, for `json_each`.
-pub(super) fn json_array(ids: impl IntoIterator<Item = i64>) -> String {
+pub(crate) fn json_array(ids: impl IntoIterator<Item = i64>) -> String {
     use std::fmt::Write as _;
     let mut json = String::from("[");
     for id in ids {
@@ -378,10 +378,20 @@ const SETTLE: &str = "UPDATE delivery SET state = $4, attempt = $5, due_at = $6,
 
 /// Writes what became of copies that were handed off, with their lines for the log. Returns how
 /// many rows changed: fewer than settlements when another node has taken copies over meanwhile.
-pub async fn settle(tx: &mut Tx, settlements: &[Settlement]) -> db::Result<u64> {
+///
+/// A refusal does to its reader what follows from it (`bounce::apply`) in the same transaction;
+/// accepted copies cost nothing there.
+pub async fn settle(
+    tx: &mut Tx,
+    settlements: &[Settlement],
+    brake_percent: f64,
+    now: Timestamp,
+) -> db::Result<u64> {
     let mut accepted: BTreeMap<(IssueId, i64), Vec<i64>> = BTreeMap::new();
+    let mut refused = Vec::new();
     let mut changed = 0;
     for settlement in settlements {
+        let changed_before = changed;
         match settlement.copy {
             CopyId::Issue { issue, subscriber } if settlement.state == CopyState::Accepted => {
                 accepted.entry((issue, settlement.claim)).or_default().push(subscriber.0);
@@ -401,6 +411,9 @@ pub async fn settle(tx: &mut Tx, settlements: &[Settlement]) -> db::Result<u64> 
             }
             CopyId::Service(id) => changed += service::settle(tx, id, settlement).await?,
         }
+        if settlement.class.is_some() && changed > changed_before {
+            refused.push(settlement);
+        }
     }
     for ((issue, claim), subscribers) in accepted {
         let ids = json_array(subscribers);
@@ -409,7 +422,37 @@ pub async fn settle(tx: &mut Tx, settlements: &[Settlement]) -> db::Result<u64> 
     let events: Vec<Event> =
         settlements.iter().filter_map(|settlement| settlement.event.clone()).collect();
     event::record(tx, &events).await?;
+    for settlement in refused {
+        apply::own_refusal(tx, settlement, brake_percent, now).await?;
+    }
     Ok(changed)
+}
+
+/// Settles an uncertain copy by what a report says; false when it is not uncertain.
+pub async fn settle_uncertain(
+    tx: &mut Tx,
+    copy: CopyId,
+    state: CopyState,
+    reason: Option<&str>,
+) -> db::Result<bool> {
+    let reason = reason.map(str::to_owned);
+    let query = match copy {
+        CopyId::Issue { issue, subscriber } => tx
+            .query(
+                "UPDATE delivery SET state = $1, reason = $2 \
+                 WHERE issue_id = $3 AND subscriber_id = $4 AND state = 5",
+            )
+            .bind(state)
+            .bind(reason)
+            .bind(issue)
+            .bind(subscriber),
+        CopyId::Service(id) => tx
+            .query("UPDATE service_mail SET state = $1, reason = $2 WHERE id = $3 AND state = 5")
+            .bind(state)
+            .bind(reason)
+            .bind(id),
+    };
+    Ok(query.execute().await? > 0)
 }
 
 /// Gives claimed copies back that will not be handed off now, to be claimed again at once.

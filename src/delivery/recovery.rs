@@ -68,6 +68,15 @@ const LEFT_MAILS: &str = "SELECT NULL AS issue_id, NULL AS subscriber_id, m.id A
      FROM service_mail m LEFT JOIN claim c ON c.id = m.claim_id LEFT JOIN node n ON n.id = c.node_id \
      WHERE m.state = 2";
 
+/// What recovery goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Waits between the tries of one copy.
+    pub retry_delays: &'a [std::time::Duration],
+    /// The share of one provider's copies over which suppressions are held, in percent.
+    pub brake_percent: f64,
+}
+
 /// Settles what earlier daemons on this database left, in one transaction.
 ///
 /// To be called with the daemon's lock held: a claim found now is a dead one's.
@@ -75,7 +84,7 @@ pub async fn recover(
     db: &Db,
     remains: Option<&Remains>,
     node: NodeId,
-    retry_delays: &[std::time::Duration],
+    rules: Rules<'_>,
     now: Timestamp,
 ) -> db::Result<Recovered> {
     let mut recovered = Recovered::default();
@@ -91,7 +100,7 @@ pub async fn recover(
             .filter(|remains| !remains.survived_power_loss)
             .filter(|remains| row.node_uid.as_deref() == Some(remains.node_uid.as_str()));
         let entry = trusted.map_or(&empty, |remains| &remains.entries).get(&copy);
-        let schedule = Schedule { delays: retry_delays.to_vec(), expires_at: row.expires_at };
+        let schedule = Schedule { delays: rules.retry_delays.to_vec(), expires_at: row.expires_at };
         let settlement = settle(row, copy, trusted.is_some(), entry, &schedule, node, now);
         match settlement.state {
             CopyState::Uncertain => recovered.uncertain += 1,
@@ -100,7 +109,7 @@ pub async fn recover(
         }
         settlements.push(settlement);
     }
-    queue::settle(&mut tx, &settlements).await?;
+    queue::settle(&mut tx, &settlements, rules.brake_percent, now).await?;
     tx.query("DELETE FROM claim WHERE node_id <> $1").bind(node).execute().await?;
     tx.commit().await?;
     if recovered != Recovered::default() {

@@ -112,7 +112,10 @@ pub fn fault_of_class(class: &str) -> Option<Fault> {
     }
 }
 
-/// Counts an issue's copies and refusals from the ledger and the log.
+/// Counts an issue's copies and refusals from the ledger and the log: those that were refused to our
+/// face, and those that came back later.
+///
+/// `kind <> 2` is what the log's index by issue is made for; without these words it is not used.
 pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
     let mut tally = Tally::from_counts(&queue::count(db, issue).await?);
     let refusals: Vec<Refusals> = db
@@ -120,7 +123,8 @@ pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
             "SELECT d.stage, d.provider, coalesce(e.class, '') AS class, COUNT(*) AS refusals \
              FROM event e JOIN delivery d \
              ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
-             WHERE e.issue_id = $1 AND e.kind = 4 GROUP BY d.stage, d.provider, e.class",
+             WHERE e.issue_id = $1 AND e.kind <> 2 AND e.kind IN (4, 8) \
+             GROUP BY d.stage, d.provider, e.class",
         )
         .bind(issue)
         .all()
@@ -141,7 +145,7 @@ async fn complaints(db: &Db, issue: IssueId) -> db::Result<Vec<Complaints>> {
         "SELECT d.stage, d.provider, COUNT(DISTINCT e.subscriber_id) AS complaints \
          FROM event e JOIN delivery d \
          ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
-         WHERE e.issue_id = $1 AND e.kind = 9 GROUP BY d.stage, d.provider",
+         WHERE e.issue_id = $1 AND e.kind <> 2 AND e.kind = 9 GROUP BY d.stage, d.provider",
     )
     .bind(issue)
     .all()

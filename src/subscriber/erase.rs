@@ -66,6 +66,7 @@ async fn anonymise(tx: &mut Tx, subscriber: SubscriberId, now: Timestamp) -> db:
          WHERE subscriber_id = $1",
         "DELETE FROM confirmation WHERE subscriber_id = $1",
         "DELETE FROM soft_bounce WHERE subscriber_id = $1",
+        "DELETE FROM held_suppression WHERE subscriber_id = $1",
         "DELETE FROM inbound_mail WHERE subscriber_id = $1",
         "UPDATE service_mail SET address = '', parameters = '{}', reason = NULL \
          WHERE subscriber_id = $1",

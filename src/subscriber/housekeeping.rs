@@ -155,6 +155,7 @@ async fn delete(tx: &mut Tx, rules: &Signup, now: Timestamp) -> db::Result<u64> 
              AND NOT EXISTS (SELECT 1 FROM consent WHERE subscriber_id = $1) \
              AND NOT EXISTS (SELECT 1 FROM confirmation WHERE subscriber_id = $1) \
              AND NOT EXISTS (SELECT 1 FROM soft_bounce WHERE subscriber_id = $1) \
+             AND NOT EXISTS (SELECT 1 FROM held_suppression WHERE subscriber_id = $1) \
              AND NOT EXISTS (SELECT 1 FROM service_mail WHERE subscriber_id = $1)",
         )
         .bind(row.subscriber_id)

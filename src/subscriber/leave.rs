@@ -71,13 +71,32 @@ pub async fn unsubscribe(
     db: &Db,
     token: ReaderToken,
     scope: Scope,
-    (via, reason): (Via, Option<&str>),
+    how: (Via, Option<&str>),
     origin: &Origin,
     now: Timestamp,
 ) -> db::Result<Left> {
     let mut tx = db.begin().await?;
+    let left = unsubscribe_in(&mut tx, token, scope, how, origin, now).await?;
+    if left.newsletters.is_empty() {
+        // Nothing to make durable; the transaction ends without a write.
+        tx.rollback().await?;
+    } else {
+        tx.commit().await?;
+    }
+    Ok(left)
+}
+
+/// The same as part of `tx`.
+pub(crate) async fn unsubscribe_in(
+    tx: &mut Tx,
+    token: ReaderToken,
+    scope: Scope,
+    (via, reason): (Via, Option<&str>),
+    origin: &Origin,
+    now: Timestamp,
+) -> db::Result<Left> {
     let only = (scope == Scope::Newsletter).then_some(token.newsletter);
-    let left = end(&mut tx, token.subscriber, only, via.as_str(), now).await?;
+    let left = end(tx, token.subscriber, only, via.as_str(), now).await?;
     let reason = reason.map(|text| {
         let kept = text.trim().chars().filter(|c| !c.is_control());
         kept.take(REASON_CHARS_MAX).collect::<String>()
@@ -92,19 +111,13 @@ pub async fn unsubscribe(
             source: Some(via.as_str().to_owned()),
             message_id: None,
         };
-        consent::append(&mut tx, record, now).await?;
+        consent::append(tx, record, now).await?;
         let issue = token.issue.filter(|_| newsletter == token.newsletter);
         let mut event =
             Event::new(EventKind::Unsubscribed, now).about(issue, Some(token.subscriber));
         event.class = Some(via.as_str().to_owned());
         event.text.clone_from(&reason);
-        event::record(&mut tx, &[event]).await?;
-    }
-    if left.is_empty() {
-        // Nothing to make durable; the transaction ends without a write.
-        tx.rollback().await?;
-    } else {
-        tx.commit().await?;
+        event::record(tx, &[event]).await?;
     }
     Ok(Left { newsletters: left })
 }

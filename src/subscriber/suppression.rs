@@ -169,7 +169,7 @@ pub(super) async fn lift(tx: &mut Tx, address_hash: &[u8]) -> db::Result<Option<
 }
 
 /// Why the address behind `address_hash` must not be mailed, as part of `tx`.
-pub(super) async fn reason_of(tx: &mut Tx, address_hash: &[u8]) -> db::Result<Option<Reason>> {
+pub(crate) async fn reason_of(tx: &mut Tx, address_hash: &[u8]) -> db::Result<Option<Reason>> {
     let reason: Option<String> = tx
         .query("SELECT reason FROM suppression WHERE address_hash = $1")
         .bind(address_hash.to_vec())

@@ -1,0 +1,342 @@
+//! A mail that came back, from its bytes to the rows.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+use tracing::warn;
+
+use super::{
+    Outcome,
+    attribution::{self, Named},
+    cut,
+    inbound::{self, Inbound},
+    reader::{Failed, Reader, name_class},
+};
+use crate::{
+    bounce::{
+        classify::{Classification, Evidence, classify},
+        policy::{self, Attribution, Effect},
+        report::{self, Action, Kind, ReadError, Report, ReportedRecipient},
+    },
+    config,
+    db::{
+        self, Db, Tx,
+        state::{CopyState, EventKind},
+    },
+    delivery::queue,
+    event::{self, Event},
+    id::{CopyId, IssueId, SubscriberId},
+    provider::ProviderId,
+    service_mail,
+    subscriber::{self, Origin, Scope, Via, suppression::Reason},
+    timestamp::Timestamp,
+    token::{Keyring, ReaderToken},
+};
+
+/// Where a mail came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The listener, from this client.
+    Smtp(IpAddr),
+    /// Standard input.
+    Pipe,
+    /// One of the messages of an mbox file.
+    Mbox,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Smtp(peer) => write!(f, "smtp {peer}"),
+            Self::Pipe => f.write_str("pipe"),
+            Self::Mbox => f.write_str("mbox"),
+        }
+    }
+}
+
+/// A mail from outside, with its envelope.
+#[derive(Debug, Clone)]
+pub struct ReturnedMail {
+    /// Its bytes.
+    pub raw: Arc<[u8]>,
+    /// The envelope sender; empty for the null sender.
+    pub mail_from: String,
+    /// The address it came to; empty when nobody knows.
+    pub rcpt_to: String,
+    /// Where it came in.
+    pub source: Source,
+}
+
+/// What a returned mail was and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// The row under which the mail is kept.
+    pub inbound: i64,
+    /// What it is.
+    pub kind: Kind,
+    /// How it was tied to a reader.
+    pub attribution: Attribution,
+    /// The issue it is about.
+    pub issue: Option<IssueId>,
+    /// The reader it is about.
+    pub subscriber: Option<SubscriberId>,
+    /// What it did.
+    pub outcome: Outcome,
+}
+
+/// Why a mail was not applied. Nothing of it was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It is too large, and will be next time.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// The database failed; the mail should come again.
+    #[error("the mail was not taken in, as the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The reader of reports broke off.
+    #[error("the mail was not taken in, as reading it broke off; this is a bug in Postrider")]
+    Broken,
+}
+
+/// Reads a mail that came back and does what follows from it, in one transaction with the stored
+/// mail.
+pub async fn returned_mail(
+    db: &Db,
+    keyring: &Keyring,
+    rules: &config::Bounces,
+    mail: &ReturnedMail,
+    now: Timestamp,
+) -> Result<Applied, ApplyError> {
+    let (raw, rcpt_to) = (Arc::clone(&mail.raw), mail.rcpt_to.clone());
+    // Five megabytes of hostile MIME take long enough to keep them off the threads that send.
+    let read = move || report::read(&raw, Some(rcpt_to.as_str()).filter(|text| !text.is_empty()));
+    let report = tokio::task::spawn_blocking(read).await.map_err(|_| ApplyError::Broken)??;
+    let (attribution, named) = attribution::attribute(keyring, &report, now);
+    let mut tx = db.begin().await?;
+    let reader = match named {
+        Some(named) => Reader::named(&mut tx, named).await?,
+        None => None,
+    };
+    // A token of a copy that this database does not know: restored from an older backup, or erased.
+    let attribution = if reader.is_some() { attribution } else { Attribution::None };
+    let outcome = match &reader {
+        Some(reader) => {
+            let report = Arrived { report: &report, reader, attribution, rules, now };
+            report.apply(&mut tx, named).await?
+        }
+        None => unattributed(&report),
+    };
+    let erased = reader.is_none() && named.is_some();
+    let kept = Inbound {
+        source: mail.source.to_string(),
+        mail_from: &mail.mail_from,
+        rcpt_to: &mail.rcpt_to,
+        kind: report.kind,
+        outcome,
+        issue: reader.as_ref().and_then(|reader| reader.issue),
+        subscriber: reader.as_ref().map(|reader| reader.subscriber),
+        // Whoever was erased is not stored again.
+        raw: if erased { &[] } else { &mail.raw },
+    };
+    let inbound = inbound::keep(&mut tx, &kept, now).await?;
+    tx.commit().await?;
+    let applied = Applied {
+        inbound,
+        kind: report.kind,
+        attribution,
+        issue: kept.issue,
+        subscriber: kept.subscriber,
+        outcome,
+    };
+    tell(&applied);
+    Ok(applied)
+}
+
+/// What is worth an operator's eye.
+fn tell(applied: &Applied) {
+    let Applied { inbound, kind, outcome, .. } = applied;
+    match (kind, outcome) {
+        (Kind::AuthFailure, _) => {
+            warn!(inbound, "a receiver reports that mail in our name did not authenticate");
+        }
+        (Kind::Complaint | Kind::Unsubscribe, Outcome::Unattributed) => {
+            warn!(inbound, kind = ?kind, "a reader's wish came without a token of ours; look at it");
+        }
+        _ => tracing::debug!(inbound, kind = ?kind, outcome = outcome.as_str(), "mail came back"),
+    }
+}
+
+/// What a mail is that nothing ties to a reader.
+fn unattributed(report: &Report) -> Outcome {
+    match report.kind {
+        Kind::Failed | Kind::Complaint | Kind::Unsubscribe => Outcome::Unattributed,
+        _ => Outcome::Nothing,
+    }
+}
+
+/// A report about a reader.
+struct Arrived<'a> {
+    report: &'a Report,
+    reader: &'a Reader,
+    attribution: Attribution,
+    rules: &'a config::Bounces,
+    now: Timestamp,
+}
+
+impl Arrived<'_> {
+    async fn apply(&self, tx: &mut Tx, named: Option<Named>) -> db::Result<Outcome> {
+        let about = self.report.about(&self.reader.address);
+        // A report on several recipients says of each how it went.
+        let kind = match (self.report.kind, about.and_then(|about| about.action)) {
+            (Kind::Failed, Some(Action::Delayed)) => Kind::Delayed,
+            (Kind::Failed, Some(Action::Delivered)) => Kind::Delivered,
+            (kind, _) => kind,
+        };
+        match kind {
+            Kind::Failed => self.failed(tx, about).await,
+            Kind::Delayed => self.delayed(tx, about).await,
+            Kind::Delivered => self.arrived(tx, "a report says that it was delivered").await,
+            _ => match policy::reported(kind, self.attribution) {
+                Effect::Suppress(_) => self.complained(tx).await,
+                Effect::Unsubscribe => self.unsubscribed(tx, named).await,
+                _ => Ok(Outcome::Nothing),
+            },
+        }
+    }
+
+    async fn failed(&self, tx: &mut Tx, about: Option<&ReportedRecipient>) -> db::Result<Outcome> {
+        if self.is_known(tx, EventKind::Bounced).await? {
+            return Ok(Outcome::Repeated);
+        }
+        let class = self.class(about);
+        let words = self.words(about);
+        let mut event = self.event(EventKind::Bounced, about, &words);
+        name_class(&mut event, &class);
+        event::record(tx, &[event]).await?;
+        self.settle(tx, CopyState::Rejected, &format!("it came back: {words}")).await?;
+        let failed = Failed {
+            reader: self.reader,
+            class: &class,
+            attribution: self.attribution,
+            words: &words,
+            brake_percent: self.rules.brake_percent,
+            now: self.now,
+        };
+        failed.apply(tx).await
+    }
+
+    async fn delayed(&self, tx: &mut Tx, about: Option<&ReportedRecipient>) -> db::Result<Outcome> {
+        if self.is_known(tx, EventKind::Delayed).await? {
+            return Ok(Outcome::Repeated);
+        }
+        let mut event = self.event(EventKind::Delayed, about, &self.words(about));
+        name_class(&mut event, &self.class(about));
+        event::record(tx, &[event]).await?;
+        Ok(Outcome::Delayed)
+    }
+
+    async fn arrived(&self, tx: &mut Tx, evidence: &str) -> db::Result<Outcome> {
+        let settled = self.settle(tx, CopyState::Accepted, evidence).await?;
+        Ok(if settled { Outcome::Arrived } else { Outcome::Nothing })
+    }
+
+    async fn complained(&self, tx: &mut Tx) -> db::Result<Outcome> {
+        if self.is_known(tx, EventKind::Complained).await? {
+            return Ok(Outcome::Repeated);
+        }
+        let what = self.report.feedback_type.as_deref().unwrap_or("abuse");
+        let by = self.report.reporting_mta.as_deref().map(|mta| format!(", reported by {mta}"));
+        let words = cut(&format!("{what}{}", by.unwrap_or_default()));
+        let event = self.reader.event(EventKind::Complained, self.now).because(words.clone());
+        event::record(tx, &[event]).await?;
+        self.arrived(tx, "its reader complained about it").await?;
+        // Nobody writes to that person, not even what was queued before.
+        let reason = Reason::Complaint;
+        service_mail::cancel_waiting(tx, self.reader.subscriber, None, reason.as_str()).await?;
+        self.reader.suppress(tx, reason, &words, None, self.now).await
+    }
+
+    async fn unsubscribed(&self, tx: &mut Tx, named: Option<Named>) -> db::Result<Outcome> {
+        let newsletter = match named {
+            Some(Named::Reader { newsletter, .. }) => Some(newsletter),
+            _ => self.reader.newsletter,
+        };
+        let Some(newsletter) = newsletter else { return Ok(Outcome::Nothing) };
+        let subscriber = self.reader.subscriber;
+        let token = ReaderToken { newsletter, subscriber, issue: self.reader.issue };
+        let how = (Via::Mail, None);
+        let origin = Origin::default();
+        let left = subscriber::unsubscribe_in(tx, token, Scope::Newsletter, how, &origin, self.now)
+            .await?;
+        let again = left.newsletters.is_empty();
+        Ok(if again { Outcome::Repeated } else { Outcome::Unsubscribed })
+    }
+
+    /// Whether an event of this kind is there already for this copy.
+    async fn is_known(&self, tx: &mut Tx, kind: EventKind) -> db::Result<bool> {
+        let found: Option<i64> = tx
+            .query(KNOWN)
+            .bind(self.reader.subscriber)
+            .bind(kind)
+            .bind(self.reader.issue)
+            .bind(self.reader.service)
+            .optional_scalar()
+            .await?;
+        Ok(found.is_some())
+    }
+
+    /// Settles the copy if its fate was not known.
+    async fn settle(&self, tx: &mut Tx, state: CopyState, evidence: &str) -> db::Result<bool> {
+        let copy = match (self.reader.issue, self.reader.service) {
+            (Some(issue), _) => CopyId::Issue { issue, subscriber: self.reader.subscriber },
+            (None, Some(id)) => CopyId::Service(id),
+            (None, None) => return Ok(false),
+        };
+        let uncertain = self.reader.state == Some(CopyState::Uncertain);
+        let reason = (state == CopyState::Rejected).then_some(evidence);
+        if !uncertain || !queue::settle_uncertain(tx, copy, state, reason).await? {
+            return Ok(false);
+        }
+        let text = format!("{state}: {evidence}");
+        let event = self.reader.event(EventKind::Resolved, self.now).because(text);
+        event::record(tx, &[event]).await?;
+        Ok(true)
+    }
+
+    fn class(&self, about: Option<&ReportedRecipient>) -> Classification {
+        let provider = ProviderId(self.reader.provider);
+        match about {
+            Some(about) => about.classify(provider),
+            None => {
+                classify(&Evidence { phase: None, code: None, enhanced: None, text: "", provider })
+            }
+        }
+    }
+
+    /// What the report says, and about whom if that is not the reader: the token is right, and
+    /// the reader forwards.
+    fn words(&self, about: Option<&ReportedRecipient>) -> String {
+        let Some(about) = about else { return cut(&self.report.subject) };
+        let said = [&about.diagnostic, &about.notice].into_iter().find(|text| !text.is_empty());
+        let said = cut(said.unwrap_or(&self.report.subject));
+        let is_reader = |address: &str| address.eq_ignore_ascii_case(&self.reader.address);
+        let other = about.address.contains('@')
+            && !is_reader(&about.address)
+            && !about.original.as_deref().is_some_and(is_reader);
+        if other { format!("{said} (reported for {})", cut(&about.address)) } else { said }
+    }
+
+    fn event(&self, kind: EventKind, about: Option<&ReportedRecipient>, words: &str) -> Event {
+        let mut event = self.reader.event(kind, self.now).because(words);
+        if let Some(about) = about {
+            event.phase = about.phase.map(|phase| phase.to_string());
+            event.code = about.code.map(i64::from);
+            event.enhanced = about.status.map(|status| status.to_string());
+        }
+        event
+    }
+}
+
+/// Looks through one reader's events.
+pub(super) const KNOWN: &str = "SELECT 1 FROM event WHERE subscriber_id = $1 AND kind = $2 \
+     AND issue_id IS $3 AND service_id IS $4 LIMIT 1";

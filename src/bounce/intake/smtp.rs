@@ -1,0 +1,162 @@
+//! The SMTP listener to which the bounce domain's MX leads. It takes mail for our own signed
+//! mailboxes, and for the few that every domain must have; anything else is refused before its
+//! data, so that no stranger's mail is stored and nobody gets mail back.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::{
+    bounce::{
+        apply::{ApplyError, ReturnedMail, Source, is_genuine, returned_mail},
+        report::SIZE_MAX,
+    },
+    config::{self, Config},
+    db::Db,
+    smtp::{
+        server::{
+            BareNewlines, Connection, Envelope, Handler, Limits, Message, Recipient, Reply,
+            Response, Server, ServerConfig,
+        },
+        verp,
+    },
+    timestamp::Timestamp,
+    token::Keyring,
+};
+
+/// Mailboxes without a token: what RFC 2142 asks of a domain, and where a plain bounce goes.
+const PLAIN: [&str; 4] = ["postmaster", "abuse", "bounce", "bounces"];
+/// Mails to those in an hour; anyone can write there, and every mail is kept for a month.
+const PLAIN_PER_HOUR: u32 = 200;
+/// How long the database may take with one mail.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+const UNKNOWN: Reply = Reply::new(550, "5.1.1", "No such mailbox");
+const ELSEWHERE: Reply = Reply::new(550, "5.7.1", "This server takes mail for its own domain only");
+const ENOUGH: Reply = Reply::new(450, "4.2.1", "Too much mail for this mailbox, try again later");
+const TOO_LARGE: Reply = Reply::new(552, "5.3.4", "Message too big");
+const LATER: Reply = Reply::new(451, "4.3.0", "The message could not be stored, try again later");
+
+/// The server for `config.bounces`, to be given a listener.
+pub fn server(
+    db: Db,
+    keyring: Arc<Keyring>,
+    config: &Config,
+    shutdown: CancellationToken,
+) -> Server<BounceDomain> {
+    let settings = ServerConfig {
+        hostname: config.mail.helo_name.clone(),
+        limits: Limits {
+            message_bytes: SIZE_MAX as u64,
+            recipients: 10,
+            connections: 100,
+            ..Limits::default()
+        },
+        // Reports of old servers are worth having, whatever their line ends.
+        bare_newlines: BareNewlines::Keep,
+        ..ServerConfig::default()
+    };
+    let handler = BounceDomain {
+        db,
+        keyring,
+        rules: config.bounces.clone(),
+        domain: config.mail.bounce_domain.clone(),
+        plain: Mutex::new((Instant::now(), 0)),
+    };
+    Server::new(settings, Arc::new(handler), shutdown)
+}
+
+/// The mailboxes of the bounce domain.
+#[derive(Debug)]
+pub struct BounceDomain {
+    db: Db,
+    keyring: Arc<Keyring>,
+    rules: config::Bounces,
+    domain: String,
+    /// When the hour began, and the mails to plain mailboxes since.
+    plain: Mutex<(Instant, u32)>,
+}
+
+impl BounceDomain {
+    fn accept(&self, recipient: &str) -> Result<(), Reply> {
+        let (local, domain) = recipient.rsplit_once('@').unwrap_or((recipient, &self.domain));
+        if !domain.eq_ignore_ascii_case(&self.domain) {
+            return Err(ELSEWHERE);
+        }
+        if PLAIN.iter().any(|name| local.eq_ignore_ascii_case(name)) {
+            return if self.plain_mail_is_due() { Ok(()) } else { Err(ENOUGH) };
+        }
+        let genuine = verp::find(recipient).is_some_and(|(mailbox, token)| {
+            is_genuine(&self.keyring, mailbox, token, Timestamp::now())
+        });
+        if genuine { Ok(()) } else { Err(UNKNOWN) }
+    }
+
+    fn plain_mail_is_due(&self) -> bool {
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        if plain.0.elapsed() >= Duration::from_hours(1) {
+            *plain = (Instant::now(), 0);
+        }
+        plain.1 += 1;
+        plain.1 <= PLAIN_PER_HOUR
+    }
+
+    async fn take(&self, mail: &ReturnedMail) -> Result<(), Reply> {
+        let applying = returned_mail(&self.db, &self.keyring, &self.rules, mail, Timestamp::now());
+        match timeout(PATIENCE, applying).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(ApplyError::Unreadable(_))) => Err(TOO_LARGE),
+            Ok(Err(problem)) => {
+                error!(error = %problem, "returned mail was put off; its sender tries again");
+                Err(LATER)
+            }
+            Err(_) => {
+                warn!(
+                    patience_ms = PATIENCE.as_millis() as u64,
+                    "the database is too slow for returned mail, which was put off"
+                );
+                Err(LATER)
+            }
+        }
+    }
+}
+
+impl Handler for BounceDomain {
+    /// The client's address.
+    type Session = IpAddr;
+
+    fn open(&self, connection: &Connection) -> IpAddr {
+        connection.peer.ip()
+    }
+
+    async fn rcpt(&self, _: &mut IpAddr, _: &Envelope, recipient: &Recipient) -> Response {
+        match self.accept(&recipient.address) {
+            Ok(()) => Response::Proceed,
+            Err(reply) => reply.into(),
+        }
+    }
+
+    async fn message(&self, peer: &mut IpAddr, message: Message) -> Response {
+        let raw = Arc::from(message.bytes);
+        // Every recipient is a reader of its own. What was applied before a failure counts once
+        // when the mail comes again.
+        for recipient in message.envelope.recipients {
+            let mail = ReturnedMail {
+                raw: Arc::clone(&raw),
+                mail_from: message.envelope.from.clone(),
+                rcpt_to: recipient.address,
+                source: Source::Smtp(*peer),
+            };
+            if let Err(reply) = self.take(&mail).await {
+                return reply.into();
+            }
+        }
+        Response::Proceed
+    }
+}
