@@ -34,3 +34,4 @@ pub mod suspension;
 pub mod tallies;
 pub mod tally;
 pub mod uncertain;
+pub mod view;

@@ -10,6 +10,7 @@
 //! Faces (`web`, `cli`) call the domain and never write SQL. Leaves (`timestamp`, `id`, `token`,
 //! `provider`) know nothing of the program. `ARCHITECTURE.md` has the map on one page.
 
+pub mod account;
 pub mod address;
 pub mod app;
 pub mod archive;
@@ -29,10 +30,12 @@ pub mod link;
 pub mod merge;
 pub mod newsletter;
 pub mod provider;
+pub mod report;
 pub mod service_mail;
 pub mod sink;
 pub mod smtp;
 pub mod subscriber;
+pub mod telemetry;
 pub mod timestamp;
 pub mod token;
 pub mod web;

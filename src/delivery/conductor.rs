@@ -34,6 +34,7 @@ use crate::{
     event::{self, Event},
     id::{IssueId, NewsletterId},
     provider::Providers,
+    telemetry::Metrics,
     timestamp::Timestamp,
 };
 
@@ -62,6 +63,8 @@ record! {
         pub stages: i64,
         /// When its first copy may leave.
         pub sends_at: Option<Timestamp>,
+        /// When its send began.
+        pub started_at: Option<Timestamp>,
         /// When its copies are given up.
         pub expires_at: Option<Timestamp>,
         /// Halts that an operator resumed, a JSON array.
@@ -90,6 +93,8 @@ pub struct Conductor {
     pub relays: Vec<Arc<Relay>>,
     /// Told what is in motion.
     pub course: Course,
+    /// Told since when.
+    pub metrics: Arc<Metrics>,
     /// Rung when a row was changed in this process.
     pub bell: Arc<tokio::sync::Notify>,
 }
@@ -133,6 +138,7 @@ impl Conductor {
             }
         }
         let issues = in_motion(&self.db).await?;
+        self.metrics.follow(issues.iter().filter_map(|issue| Some((issue.id, issue.started_at?))));
         *self.course.write().unwrap_or_else(std::sync::PoisonError::into_inner) = issues;
         self.dispatch.wake_feeder();
         Ok(())
@@ -386,8 +392,8 @@ pub fn outcome(tally: &super::tally::Cell) -> String {
 /// Every issue whose copies may be on their way.
 pub async fn in_motion(db: &Db) -> db::Result<Vec<InMotion>> {
     db.query(
-        "SELECT id, newsletter_id, number, state, stage, sends_at, expires_at, acknowledged, \
-         (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages \
+        "SELECT id, newsletter_id, number, state, stage, sends_at, started_at, expires_at, \
+         acknowledged, (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages \
          FROM issue INDEXED BY issue_in_motion \
          WHERE state > 0 AND finished_at IS NULL ORDER BY id",
     )

@@ -75,6 +75,20 @@ pub enum LimitedBy {
 }
 
 impl LimitedBy {
+    /// The limit in one word, for programs; all there are in [`LimitedBy::WORDS`].
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NothingToSend => "nothing",
+            Self::Rate(_) => "rate",
+            Self::Connections => "connections",
+            Self::Relays => "relays",
+            Self::Claiming => "claiming",
+        }
+    }
+
+    /// Every [`LimitedBy::word`].
+    pub const WORDS: &[&str] = &["nothing", "rate", "connections", "relays", "claiming"];
+
     /// The limit in words.
     pub fn describe(&self) -> String {
         match self {
@@ -208,6 +222,18 @@ impl Dispatch {
     /// The limits' uses to write down, if any changed.
     pub fn limits_to_keep(&self) -> Vec<(String, Timestamp)> {
         self.lock().limits.to_keep()
+    }
+
+    /// How many copies each limit lets through now, and its name.
+    pub fn limits_available(&self) -> Vec<(LimitName, u32)> {
+        let now = Timestamp::now();
+        let inner = self.lock();
+        inner.limits.available(now).map(|(name, copies)| (name.clone(), copies)).collect()
+    }
+
+    /// Whether an operator suspended relay number `relay`.
+    pub fn is_suspended(&self, relay: usize) -> bool {
+        self.lock().relays.get(relay).is_some_and(|slot| slot.suspended)
     }
 
     /// What stands between the queue and the wire now.

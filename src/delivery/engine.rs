@@ -23,6 +23,7 @@ use super::{
     recovery::{self, Recovered},
     status,
     tallies::{self, Tallies},
+    view::View,
 };
 use crate::{
     config::{self, Config, RelayAuth, RelayTls},
@@ -36,6 +37,7 @@ use crate::{
         dkim::Signer,
         tls::{Encryption, TlsMode, TlsTrust},
     },
+    telemetry::Metrics,
     timestamp::Timestamp,
     token::Keyring,
 };
@@ -79,6 +81,8 @@ pub struct Engine {
     node: NodeId,
     dispatch: Arc<Dispatch>,
     relays: Vec<Arc<Relay>>,
+    tallies: Arc<Tallies>,
+    metrics: Arc<Metrics>,
     bell: Arc<Notify>,
     stop: CancellationToken,
     connections: TaskTracker,
@@ -111,6 +115,7 @@ impl Engine {
         let names = relays.iter().map(|relay| relay.name.clone());
         let dispatch = Arc::new(Dispatch::new(names, limits));
         let tallies = Arc::new(Tallies::default());
+        let metrics = Arc::new(Metrics::new(&providers));
         let writer = Writer {
             db: db.clone(),
             node,
@@ -118,6 +123,7 @@ impl Engine {
             tallies: Arc::clone(&tallies),
             dispatch: Arc::clone(&dispatch),
             brake_percent: config.bounces.brake_percent,
+            metrics: Arc::clone(&metrics),
         };
         let (ledger, writer) = writer.start();
         let composer = Arc::new(Composer::new(Ingredients {
@@ -164,6 +170,7 @@ impl Engine {
             tallies: Arc::clone(&tallies),
             relays: relays.clone(),
             course: Arc::clone(&course),
+            metrics: Arc::clone(&metrics),
             bell: Arc::clone(&bell),
         };
         background.spawn(conductor.run(stop.clone()));
@@ -199,6 +206,8 @@ impl Engine {
             node,
             dispatch,
             relays,
+            tallies,
+            metrics,
             bell,
             stop,
             connections,
@@ -232,6 +241,16 @@ impl Engine {
     /// What stands between the queue and the wire now.
     pub fn dispatch(&self) -> &Arc<Dispatch> {
         &self.dispatch
+    }
+
+    /// What pages and `/metrics` read off the engine. It may outlive the engine.
+    pub fn view(&self) -> View {
+        View {
+            metrics: Arc::clone(&self.metrics),
+            dispatch: Arc::clone(&self.dispatch),
+            tallies: Arc::clone(&self.tallies),
+            relays: self.relays.clone(),
+        }
     }
 
     /// Finishes the copies under way, within the configured bound, and stops. Whatever cannot be

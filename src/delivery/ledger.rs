@@ -19,6 +19,7 @@ use super::{
 use crate::{
     db::{self, Db, Tx, state::CopyState},
     id::{CopyId, IssueId, NodeId, SubscriberId},
+    telemetry::{Attempt, Metrics},
     timestamp::Timestamp,
 };
 
@@ -126,6 +127,8 @@ pub struct Writer {
     pub dispatch: Arc<Dispatch>,
     /// The share of one provider's copies over which suppressions are held, in percent.
     pub brake_percent: f64,
+    /// Where outcomes are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Writer {
@@ -239,6 +242,7 @@ impl Writer {
     /// Tells everybody what is durable now.
     fn publish(&self, group: Group, done: Done) {
         self.journal.settled(group.settlements.iter().map(|settlement| settlement.copy));
+        self.metrics.count(group.settlements.iter().filter_map(attempt));
         self.tallies.update(|tallies| {
             for settlement in &group.settlements {
                 tallies.settled(settlement);
@@ -274,6 +278,23 @@ impl Writer {
             let _ = reply.send(batch);
         }
     }
+}
+
+/// An outcome as it is counted; none for a copy that never reached the wire.
+fn attempt(settlement: &Settlement) -> Option<Attempt> {
+    let event = settlement.event.as_ref()?;
+    let issue = match settlement.copy {
+        CopyId::Issue { issue, .. } => Some(issue),
+        CopyId::Service(_) => None,
+    };
+    let smtp = event.duration_us.and_then(|us| u64::try_from(us).ok());
+    Some(Attempt {
+        issue,
+        outcome: event.kind,
+        provider: settlement.provider,
+        at: event.at,
+        smtp: smtp.map(Duration::from_micros),
+    })
 }
 
 async fn keep_limit(tx: &mut Tx, name: &str, used_until: Timestamp) -> db::Result<()> {

@@ -158,6 +158,11 @@ impl Limits {
         Allowance::Granted(granted)
     }
 
+    /// How many copies each limit lets through at `now`.
+    pub fn available(&self, now: Timestamp) -> impl Iterator<Item = (&LimitName, u32)> {
+        self.limits.iter().map(move |(name, limit)| (name, limit.available(now)))
+    }
+
     /// Gives back what was taken for copies that did not go.
     pub fn refund(&mut self, relay: &str, provider: i64, copies: u32) {
         for name in way(relay, provider) {

@@ -1,0 +1,133 @@
+//! What the rest of the program may see of a running engine: counts, limits, relays. Reading it
+//! changes nothing and holds nothing up.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    conductor::{self, InMotion},
+    connection::Relay,
+    dispatch::{Dispatch, LimitedBy},
+    queue,
+    tallies::Tallies,
+    tally::Tally,
+};
+use crate::{
+    db::{
+        self, Db,
+        record::record,
+        state::{CopyState, IssueState},
+    },
+    id::IssueId,
+    provider::{ProviderId, Providers},
+    telemetry::{Metrics, RelaySample, Sample},
+    timestamp::Timestamp,
+};
+
+/// A way to look at an engine. Cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) dispatch: Arc<Dispatch>,
+    pub(super) tallies: Arc<Tallies>,
+    pub(super) relays: Vec<Arc<Relay>>,
+}
+
+record! {
+    struct ServiceQueue {
+        waiting: i64,
+        oldest: Option<Timestamp>,
+    }
+}
+
+impl View {
+    /// The counts of an issue in motion.
+    pub fn tally(&self, issue: IssueId) -> Option<Tally> {
+        self.tallies.get(issue)
+    }
+
+    /// Whether some relay may be used: not suspended, and nothing went wrong at it last.
+    pub fn has_usable_relay(&self) -> bool {
+        self.relays.iter().any(|relay| self.relay(relay).is_usable())
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(
+        &self,
+        db: &Db,
+        providers: &Providers,
+        now: Timestamp,
+    ) -> db::Result<String> {
+        let sample = self.sample(db, providers, now).await?;
+        Ok(self.metrics.encode(&sample))
+    }
+
+    async fn sample(&self, db: &Db, providers: &Providers, now: Timestamp) -> db::Result<Sample> {
+        let issues = conductor::in_motion(db).await?;
+        let mut oldest_due = Duration::ZERO;
+        for issue in issues.iter().filter(|issue| issue.state == IssueState::Sending) {
+            let due = queue::next_due(db, issue.id, issue.stage).await?;
+            oldest_due = oldest_due.max(due.map_or(Duration::ZERO, |due| now.since(due)));
+        }
+        let service: ServiceQueue = db
+            .query(
+                "SELECT COUNT(*) AS waiting, MIN(due_at) AS oldest \
+                 FROM service_mail INDEXED BY service_mail_due WHERE state = 0",
+            )
+            .one()
+            .await?;
+        let limit_name = |name: &super::limits::LimitName| match name {
+            super::limits::LimitName::Provider(id) => {
+                format!("provider {}", providers.name(ProviderId(*id)))
+            }
+            other => other.key(),
+        };
+        let limits = self.dispatch.limits_available();
+        Ok(Sample {
+            copies: self.copies(&issues),
+            oldest_due,
+            service_waiting: service.waiting,
+            service_oldest_due: service.oldest.map_or(Duration::ZERO, |due| now.since(due)),
+            limited_by: (self.dispatch.limited_by().word(), LimitedBy::WORDS),
+            limits: limits
+                .iter()
+                .map(|(name, copies)| (limit_name(name), i64::from(*copies)))
+                .collect(),
+            relays: self.relays.iter().map(|relay| self.relay(relay)).collect(),
+        })
+    }
+
+    fn relay(&self, relay: &Relay) -> RelaySample {
+        RelaySample {
+            name: relay.name.clone(),
+            good: relay.health.is_good(),
+            suspended: self.dispatch.is_suspended(relay.index),
+        }
+    }
+
+    /// Copies by state, waiting ones told apart.
+    fn copies(&self, issues: &[InMotion]) -> Vec<(&'static str, i64)> {
+        let mut planned = 0;
+        let mut deferred = 0;
+        let mut states = [0; CopyState::ALL.len()];
+        for issue in issues {
+            let Some(tally) = self.tallies.get(issue.id) else { continue };
+            let (total, released) = (tally.total(), tally.up_to_stage(issue.stage));
+            planned += total.get(CopyState::Waiting) - released.get(CopyState::Waiting);
+            deferred += total.deferred;
+            for (sum, more) in states.iter_mut().zip(total.states) {
+                *sum += more;
+            }
+        }
+        let queued = states[CopyState::Waiting as usize] - planned - deferred;
+        let waiting = [("planned", planned), ("queued", queued), ("deferred", deferred)];
+        let others = CopyState::ALL.iter().filter(|state| **state != CopyState::Waiting);
+        let others = others.map(|state| (state.as_str(), states[*state as usize]));
+        waiting.into_iter().chain(others).collect()
+    }
+}
+
+impl RelaySample {
+    fn is_usable(&self) -> bool {
+        self.good && !self.suspended
+    }
+}

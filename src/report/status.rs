@@ -1,0 +1,413 @@
+//! Where one issue stands: what operators look at while it is being sent, and afterwards.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    Equation, Pace, ReplyGroup, Scope, newsletter_of,
+    pace::{self, eta},
+    replies,
+};
+use crate::{
+    config::Config,
+    db::{
+        self, Db,
+        record::record,
+        state::IssueState,
+    },
+    delivery::{
+        control::Edition,
+        gates::{Gate, Halt},
+        plan::Plan,
+        queue, status as engine,
+        tally::Tally,
+    },
+    id::{IssueId, SubscriberId},
+    provider::{ProviderId, Providers},
+    timestamp::Timestamp,
+};
+
+/// How many uncertain copies are listed.
+const UNCERTAIN_MAX: i64 = 50;
+
+/// Where one issue stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IssueStatus {
+    /// The newsletter's slug.
+    pub newsletter: String,
+    /// The newsletter's name.
+    pub newsletter_name: String,
+    /// The issue's number.
+    pub number: i64,
+    /// Its subject.
+    pub subject: String,
+    /// How far it has come.
+    pub state: IssueState,
+    /// When its first copy may leave.
+    pub sends_at: Option<Timestamp>,
+    /// When its send began.
+    pub started_at: Option<Timestamp>,
+    /// When nothing remained.
+    pub finished_at: Option<Timestamp>,
+    /// When its copies are given up.
+    pub expires_at: Option<Timestamp>,
+    /// How many copies there are: what the equation has to come to.
+    pub audience: i64,
+    /// How many copies are in each state.
+    pub equation: Equation,
+    /// Whether the equation holds: every copy is in exactly one state.
+    pub holds: bool,
+    /// The same by provider, largest first.
+    pub providers: Vec<ProviderStatus>,
+    /// The same by stage.
+    pub stages: Vec<StageStatus>,
+    /// How fast it goes.
+    pub pace: Pace,
+    /// What limits the rate now, in words.
+    pub limited_by: String,
+    /// When it is likely to be done.
+    pub eta: Option<Timestamp>,
+    /// What happens next, in words.
+    pub next: String,
+    /// Why it is halted.
+    pub halt: Option<HaltStatus>,
+    /// The commonest replies to copies that were not taken.
+    pub replies: Vec<ReplyGroup>,
+    /// Copies whose fate is not known, for an operator to settle; the first 50.
+    pub uncertain: Vec<Uncertain>,
+}
+
+/// One provider's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProviderStatus {
+    /// Its name in the provider table.
+    pub provider: String,
+    /// Its name for people.
+    pub title: String,
+    /// Its copies.
+    pub equation: Equation,
+}
+
+/// One stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StageStatus {
+    /// Its number; 0 is the seed list.
+    pub number: i64,
+    /// What it is called.
+    pub name: String,
+    /// How many copies it has.
+    pub size: i64,
+    /// Whether its copies may go.
+    pub released: bool,
+    /// Its copies.
+    pub equation: Equation,
+}
+
+/// Why an issue is halted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HaltStatus {
+    /// The gate.
+    pub gate: Gate,
+    /// What the gate watches, in words.
+    pub what: &'static str,
+    /// The provider whose copies tripped it; none when the issue as a whole did.
+    pub provider: Option<String>,
+    /// The stage it happened in.
+    pub stage: i64,
+    /// How many copies spoke against going on.
+    pub hits: i64,
+    /// Out of how many decided ones.
+    pub sample: i64,
+    /// The hits in percent of the sample.
+    pub percent: f64,
+    /// The limit: percent, or a number of hits.
+    pub limit: f64,
+    /// The commonest replies.
+    pub replies: Vec<String>,
+}
+
+record! {
+    /// A copy whose fate is not known.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct Uncertain {
+        /// The reader.
+        pub subscriber_id: SubscriberId,
+        /// The reader's address; none after an erasure.
+        pub address: Option<String>,
+        /// When it became so.
+        pub at: Timestamp,
+        /// The relay it was tried at.
+        pub relay: Option<String>,
+        /// What is known.
+        pub text: Option<String>,
+    }
+}
+
+record! {
+    struct StageRow {
+        stage: i64,
+        name: String,
+        size: i64,
+    }
+}
+
+pub(super) const UNCERTAIN: &str = "SELECT e.subscriber_id, s.address, e.at, e.relay, e.text \
+     FROM event e INDEXED BY event_by_issue \
+     CROSS JOIN delivery d ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
+     LEFT JOIN subscriber s ON s.id = e.subscriber_id \
+     WHERE e.issue_id = $1 AND e.kind = 5 AND e.kind <> 2 AND d.state = 5 \
+     ORDER BY e.id LIMIT $2";
+pub(super) const LAST_DUE: &str = "SELECT MAX(due_at) FROM delivery INDEXED BY delivery_due \
+     WHERE issue_id = $1 AND state = 0 AND due_at IS NOT NULL";
+
+/// Where `edition` stands at `scope.now`.
+pub async fn issue_status(
+    db: &Db,
+    edition: &Edition,
+    scope: &Scope<'_>,
+) -> db::Result<IssueStatus> {
+    let newsletter = newsletter_of(db, edition).await?;
+    let tally = match &scope.tally {
+        Some(tally) => tally.clone(),
+        None => Tally::from_counts(&queue::count(db, edition.id).await?),
+    };
+    let stages: Vec<StageRow> = db
+        .query("SELECT stage, name, size FROM issue_stage WHERE issue_id = $1 ORDER BY stage")
+        .bind(edition.id)
+        .all()
+        .await?;
+    let audience = stages.iter().map(|stage| stage.size).sum();
+    let (stages, providers) = by_stage_and_provider(&tally, &stages, edition, scope.providers);
+    let mut equation = Equation::default();
+    for stage in &stages {
+        equation += stage.equation;
+    }
+    let pace = pace::pace(db, edition, scope.now).await?;
+    let last_due: Option<Timestamp> = db.query(LAST_DUE).bind(edition.id).scalar().await?;
+    let course = Course { edition, stages: &stages, equation, last_due, config: scope.config };
+    let halt: Option<Halt> =
+        edition.halt.as_deref().and_then(|json| serde_json::from_str(json).ok());
+    Ok(IssueStatus {
+        newsletter: newsletter.slug,
+        newsletter_name: newsletter.name,
+        number: edition.number,
+        subject: edition.subject.clone(),
+        state: edition.state,
+        sends_at: edition.sends_at,
+        started_at: edition.started_at,
+        finished_at: edition.finished_at,
+        expires_at: edition.expires_at,
+        audience,
+        equation,
+        holds: equation.total() == audience,
+        limited_by: limited_by(db, edition, scope.providers).await?,
+        eta: course.eta(&pace, scope.now),
+        next: course.next(),
+        halt: halt.map(|halt| HaltStatus::new(halt, scope.providers)),
+        replies: replies::commonest(db, edition.id).await?,
+        uncertain: uncertain(db, edition.id).await?,
+        providers,
+        stages,
+        pace,
+    })
+}
+
+fn by_stage_and_provider(
+    tally: &Tally,
+    rows: &[StageRow],
+    edition: &Edition,
+    table: &Providers,
+) -> (Vec<StageStatus>, Vec<ProviderStatus>) {
+    let mut providers: BTreeMap<i64, Equation> = BTreeMap::new();
+    let mut stages = Vec::with_capacity(rows.len());
+    for row in rows {
+        let released = row.stage <= edition.stage;
+        let mut equation = Equation::default();
+        for (provider, cell) in tally.providers_of_stage(row.stage) {
+            let part = Equation::of(&cell, released);
+            *providers.entry(provider).or_default() += part;
+            equation += part;
+        }
+        let (number, name, size) = (row.stage, row.name.clone(), row.size);
+        stages.push(StageStatus { number, name, size, released, equation });
+    }
+    let mut providers: Vec<_> = providers
+        .into_iter()
+        .map(|(id, equation)| {
+            let entry = table.get(ProviderId(id));
+            ProviderStatus {
+                provider: entry.map_or("other", |entry| &entry.name).to_owned(),
+                title: entry.map_or("Other", |entry| &entry.title).to_owned(),
+                equation,
+            }
+        })
+        .collect();
+    providers.sort_by_key(|provider| std::cmp::Reverse(provider.equation.total()));
+    (stages, providers)
+}
+
+impl HaltStatus {
+    fn new(halt: Halt, providers: &Providers) -> Self {
+        let provider = halt.provider.map(|id| providers.name(ProviderId(id)).to_owned());
+        Self {
+            gate: halt.gate,
+            what: halt.gate.describe(),
+            provider,
+            stage: halt.stage,
+            hits: halt.hits,
+            sample: halt.sample,
+            percent: if halt.sample > 0 { 100.0 * halt.hits as f64 / halt.sample as f64 } else { 0.0 },
+            limit: halt.limit,
+            replies: halt.replies,
+        }
+    }
+}
+
+/// What decides what comes next.
+struct Course<'a> {
+    edition: &'a Edition,
+    stages: &'a [StageStatus],
+    equation: Equation,
+    last_due: Option<Timestamp>,
+    config: &'a Config,
+}
+
+impl Course<'_> {
+    fn unreleased(&self) -> usize {
+        self.stages.iter().filter(|stage| !stage.released).count()
+    }
+
+    fn eta(&self, pace: &Pace, now: Timestamp) -> Option<Timestamp> {
+        if self.edition.state != IssueState::Sending {
+            return None;
+        }
+        let rate = pace.last_60_s.map_or(0.0, |rate| rate.per_second);
+        let to_go = self.equation.remaining() - self.equation.deferred;
+        let soaks = self.config.sending.soak * u32::try_from(self.unreleased()).unwrap_or(u32::MAX);
+        let at = eta(to_go, rate, soaks, self.last_due, now).or_else(|| {
+            let plan: Option<Plan> =
+                self.edition.plan.as_deref().and_then(|json| serde_json::from_str(json).ok());
+            plan.map(|plan| plan.ends_at).filter(|ends_at| *ends_at > now)
+        })?;
+        Some(self.edition.expires_at.map_or(at, |expires_at| at.min(expires_at)))
+    }
+
+    /// What happens next, in words.
+    fn next(&self) -> String {
+        let edition = self.edition;
+        match edition.state {
+            IssueState::Draft => "nothing: nobody has asked for its send".to_owned(),
+            IssueState::Scheduled => edition.sends_at.map_or_else(
+                || "the send begins".to_owned(),
+                |at| format!("the first copy leaves at {at:.0}; until then the send can be undone"),
+            ),
+            IssueState::Sending => self.next_of_send(),
+            IssueState::Paused => "nothing until somebody resumes or cancels it".to_owned(),
+            IssueState::Halted => {
+                "nothing until an operator looks at the figures, and resumes or cancels it"
+                    .to_owned()
+            }
+            IssueState::Cancelled if self.equation.remaining() > 0 => {
+                "the copies that had left get their outcomes".to_owned()
+            }
+            IssueState::Cancelled => format!("nothing: it was cancelled with {}", self.outcome()),
+            IssueState::Sent if self.equation.uncertain > 0 => format!(
+                "{} uncertain copies can be settled; everything else is done",
+                self.equation.uncertain
+            ),
+            IssueState::Sent => "nothing: every copy has its outcome".to_owned(),
+        }
+    }
+
+    fn next_of_send(&self) -> String {
+        let current = self.stages.iter().rfind(|stage| stage.released);
+        let following = self.stages.iter().find(|stage| !stage.released);
+        match (current, following) {
+            (Some(current), Some(following)) => {
+                let soak = self.config.sending.soak;
+                let soak = jiff::SignedDuration::try_from(soak).unwrap_or_default();
+                let share = 100 * (current.equation.total() - current.equation.remaining())
+                    / current.equation.total().max(1);
+                format!(
+                    "stage “{}” is released once 95 % of stage “{}” are decided (now {share} %) \
+                     and have soaked for {soak:#}, if no gate objects",
+                    following.name, current.name
+                )
+            }
+            _ => {
+                let moving = self.equation.remaining() - self.equation.deferred;
+                match (moving, self.last_due) {
+                    (0, Some(due)) => format!(
+                        "{} put-off copies are tried again, the last of them from {due:.0}",
+                        self.equation.deferred
+                    ),
+                    _ => format!(
+                        "the issue is done when the remaining {} copies have their outcomes",
+                        self.equation.remaining()
+                    ),
+                }
+            }
+        }
+    }
+
+    fn outcome(&self) -> String {
+        outcome(&self.equation)
+    }
+}
+
+/// How an issue went, in words: `480 accepted, 3 uncertain`.
+pub fn outcome(equation: &Equation) -> String {
+    let words: Vec<String> = equation
+        .entries()
+        .iter()
+        .filter(|(word, copies)| *copies > 0 || *word == "accepted")
+        .map(|(word, copies)| format!("{copies} {word}"))
+        .collect();
+    words.join(", ")
+}
+
+async fn limited_by(db: &Db, edition: &Edition, providers: &Providers) -> db::Result<String> {
+    if edition.state != IssueState::Sending {
+        return Ok(format!("nothing is being sent: the issue is {}", edition.state));
+    }
+    let state = engine::read(db).await?;
+    Ok(state.map_or_else(
+        || "no daemon runs; start one with `postrider serve`".to_owned(),
+        |state| name_provider(&state.limited_by, providers),
+    ))
+}
+
+/// The engine names limits as the database does: `provider 3`. People know the provider's name.
+fn name_provider(words: &str, providers: &Providers) -> String {
+    let named = words.rsplit_once("provider ").and_then(|(start, id)| {
+        let id = id.parse().ok()?;
+        Some(format!("{start}provider {}", providers.name(ProviderId(id))))
+    });
+    named.unwrap_or_else(|| words.to_owned())
+}
+
+async fn uncertain(db: &Db, issue: IssueId) -> db::Result<Vec<Uncertain>> {
+    let mut copies: Vec<Uncertain> =
+        db.query(UNCERTAIN).bind(issue).bind(UNCERTAIN_MAX).all().await?;
+    // A copy that was sent again and became uncertain again is one copy.
+    copies.reverse();
+    let mut seen = std::collections::HashSet::new();
+    copies.retain(|copy| seen.insert(copy.subscriber_id));
+    copies.reverse();
+    Ok(copies)
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_providers_have_the_names_that_people_know() {
+        let google = Providers::embedded().by_name("google").unwrap();
+        let words = format!("the rate limit of provider {google}");
+        let providers = Providers::embedded();
+        assert_eq!(name_provider(&words, providers), "the rate limit of provider google");
+        assert_eq!(name_provider("the rate limit of total", providers), "the rate limit of total");
+    }
+}
