@@ -184,12 +184,7 @@ pub async fn set_password(
 }
 
 /// Keeps a user from logging in, and ends all their logins.
-pub async fn disable(
-    db: &Db,
-    name: &str,
-    actor: &str,
-    now: Timestamp,
-) -> Result<(), AccountError> {
+pub async fn disable(db: &Db, name: &str, actor: &str, now: Timestamp) -> Result<(), AccountError> {
     let sql = "UPDATE user SET disabled_at = coalesce(disabled_at, $2) WHERE name = $1 \
                RETURNING id";
     change(db, name, actor, "user.disable", sql, now, now).await
@@ -206,8 +201,7 @@ async fn change(
     now: Timestamp,
 ) -> Result<(), AccountError> {
     let mut tx = db.begin().await?;
-    let id: Option<i64> =
-        tx.query(sql).bind(name.to_owned()).bind(value).optional_scalar().await?;
+    let id: Option<i64> = tx.query(sql).bind(name.to_owned()).bind(value).optional_scalar().await?;
     let id = id.ok_or_else(|| AccountError::Unknown(name.to_owned()))?;
     tx.query("DELETE FROM web_session WHERE user_id = $1").bind(id).execute().await?;
     audit::record(&mut tx, Act { actor, action, target: name, detail: "" }, now).await?;
@@ -244,10 +238,14 @@ fn check_name(name: &str) -> Result<(), AccountError> {
 fn check_password(name: &str, password: &str) -> Result<(), AccountError> {
     let invalid = |problem: String| Err(AccountError::Invalid(problem));
     if password.chars().count() < PASSWORD_CHARS_MIN {
-        return invalid(format!("the password is too short: use {PASSWORD_CHARS_MIN} characters or more"));
+        return invalid(format!(
+            "the password is too short: use {PASSWORD_CHARS_MIN} characters or more"
+        ));
     }
     if password.len() > PASSWORD_OCTETS_MAX {
-        return invalid(format!("the password is too long: use at most {PASSWORD_OCTETS_MAX} octets"));
+        return invalid(format!(
+            "the password is too long: use at most {PASSWORD_OCTETS_MAX} octets"
+        ));
     }
     let mut characters = password.chars();
     let first = characters.next();

@@ -1,21 +1,28 @@
 //! The daemon as a whole: binds what it listens on, builds every room from the configuration, and
 //! takes them down in an order in which nothing is lost.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::{
+    bounce::{apply, intake},
     cli::Context,
     config::{Config, Relay, RelayAuth, RelayTls},
     db::Db,
     delivery::engine::{Engine, Parts},
     sink::{Sink, SinkConfig, mailbox::MailboxLimits},
+    subscriber,
+    timestamp::Timestamp,
     web,
 };
+
+/// How often housekeeping is done, and how soon after a round that left something.
+const HOUSEKEEPING: Duration = Duration::from_hours(1);
+const HOUSEKEEPING_SOON: Duration = Duration::from_secs(1);
 
 /// A running daemon.
 pub struct Daemon {
@@ -42,6 +49,14 @@ impl Daemon {
         let lock = Db::lock_for_daemon(&config.database_file())?;
         let public = bind(config.public.listen, "public.listen").await?;
         let public_address = public.local_addr()?;
+        let bounces = match config.bounces.listen {
+            Some(address) => {
+                let listener = bind(address, "bounces.listen").await?;
+                config.bounces.listen = Some(listener.local_addr()?);
+                Some(listener)
+            }
+            None => None,
+        };
         if config.public_url.port() == Some(0) {
             let _ = config.public_url.set_port(Some(public_address.port()));
         }
@@ -75,6 +90,13 @@ impl Daemon {
             ..web::Limits::default()
         };
         tasks.spawn(web::serve(public, web::router(state), limits, stop.clone()));
+        if let Some(listener) = bounces {
+            let (db, keyring) = (context.db.clone(), Arc::clone(&context.keyring));
+            let server = intake::smtp::server(db, keyring, &context.config, stop.clone());
+            tasks.spawn(server.serve(listener));
+        }
+        let (db, config) = (context.db.clone(), Arc::clone(&context.config));
+        tasks.spawn(keep_house(db, config, engine.bell(), stop.clone()));
         tasks.close();
         Ok(Self { context, engine, mailbox, public: public_address, stop, tasks, _lock: lock })
     }
@@ -124,6 +146,31 @@ impl Daemon {
     }
 }
 
+/// Once an hour: reminders and the end of unconfirmed sign-ups, the end of kept mail. What is left
+/// after one bounded round is done in the next, soon.
+async fn keep_house(db: Db, config: Arc<Config>, bell: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        let now = Timestamp::now();
+        let people = subscriber::expire_pending(&db, &config.signup, now).await;
+        let mails = apply::forget_old(&db, now).await;
+        let more = match (&people, &mails) {
+            (Ok(people), Ok(mails)) => people.more || mails.more,
+            _ => false,
+        };
+        for problem in [people.as_ref().err(), mails.as_ref().err()].into_iter().flatten() {
+            error!(error = %problem, "housekeeping failed; it is tried again later");
+        }
+        if people.is_ok_and(|people| people.reminded > 0) {
+            bell.notify_one();
+        }
+        let wait = if more { HOUSEKEEPING_SOON } else { HOUSEKEEPING };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("{key}: cannot listen on {address} (is another program using the port?)")
@@ -138,7 +185,7 @@ async fn start_mailbox(config: &Config, stop: CancellationToken) -> anyhow::Resu
             messages: config.mailbox.messages_max,
             ..MailboxLimits::default()
         },
-        returns_to: config.bounces.listen.filter(|address| address.port() != 0),
+        returns_to: config.bounces.listen,
         one_click_base: Some(config.public_url.clone()),
         ..SinkConfig::default()
     };

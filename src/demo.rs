@@ -60,11 +60,13 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
     let daemon = Daemon::start(config(folder.path(), args.rate)).await?;
     let told = tell(&args, &daemon).await;
-    match &told {
-        Ok(()) => println!("\nEverything adds up."),
-        Err(error) => println!("\nSomething does not add up: {error:#}"),
+    if told.is_ok() {
+        println!("\nEverything adds up.");
     }
     if !args.exit {
+        if let Err(error) = &told {
+            println!("\nSomething does not add up: {error:#}");
+        }
         show_around(&daemon);
         tokio::signal::ctrl_c().await.context("Ctrl-C cannot be awaited")?;
     }

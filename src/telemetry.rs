@@ -21,7 +21,9 @@ use crate::config::LogFormat;
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter is not one.
-    #[error("log.filter `{filter}` cannot be read: {problem}; write it like `info` or `info,postrider::delivery=debug`")]
+    #[error(
+        "log.filter `{filter}` cannot be read: {problem}; write it like `info` or `info,postrider::delivery=debug`"
+    )]
     Filter {
         /// As configured.
         filter: String,
@@ -45,10 +47,8 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
             registry.with(lines).try_init()
         }
         LogFormat::Json => {
-            let lines = tracing_subscriber::fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_writer(io::stderr);
+            let lines =
+                tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(io::stderr);
             registry.with(lines).try_init()
         }
     };
@@ -56,10 +56,9 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
 }
 
 fn filter_of(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(filter).map_err(|error| LogError::Filter {
-        filter: filter.to_owned(),
-        problem: error.to_string(),
-    })
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| LogError::Filter { filter: filter.to_owned(), problem: error.to_string() })
 }
 
 #[cfg(test)]

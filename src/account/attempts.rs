@@ -46,12 +46,7 @@ pub struct Attempts {
 
 impl Attempts {
     /// Counts a try; the error says how long to wait before the next one.
-    pub fn count(
-        &self,
-        name: &str,
-        ip: Option<IpAddr>,
-        now: Timestamp,
-    ) -> Result<(), Duration> {
+    pub fn count(&self, name: &str, ip: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let scopes = scopes(name, ip);
         let over = scopes.iter().filter_map(|(scope, max)| {

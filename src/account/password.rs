@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use argon2::{
-    Argon2, PasswordHasher as _, PasswordVerifier as _,
-    password_hash::phc::PasswordHash,
+    Argon2, PasswordHasher as _, PasswordVerifier as _, password_hash::phc::PasswordHash,
 };
 use tokio::sync::Semaphore;
 
@@ -38,8 +37,9 @@ impl Passwords {
     /// A hash of `password` with a new salt, to be kept.
     pub async fn hash(&self, password: &str) -> Result<String, Busy> {
         let password = password.to_owned();
-        let hash = self
-            .run(move || Argon2::default().hash_password(password.as_bytes()).map(|h| h.to_string()));
+        let hash = self.run(move || {
+            Argon2::default().hash_password(password.as_bytes()).map(|h| h.to_string())
+        });
         hash.await?.map_err(|_| Busy)
     }
 

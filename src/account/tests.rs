@@ -107,8 +107,7 @@ async fn guessing_is_stopped_and_the_right_password_does_not_help_then() {
 #[tokio::test]
 async fn unknown_names_take_as_long_as_wrong_passwords() {
     let house = House::new().await;
-    let hash: String =
-        house.db.query("SELECT password_hash FROM user").scalar().await.unwrap();
+    let hash: String = house.db.query("SELECT password_hash FROM user").scalar().await.unwrap();
     let mut times = [Duration::MAX; 2];
     for _ in 0..5 {
         for (time, hash) in times.iter_mut().zip([Some(hash.clone()), None]) {
@@ -130,8 +129,7 @@ async fn acts_are_in_the_audit_log_and_secrets_are_nowhere() {
         house.db.query("SELECT action FROM audit ORDER BY id").all().await.unwrap();
     let acts: Vec<&str> = acts.iter().map(|(act,)| act.as_str()).collect();
     assert_eq!(acts, ["user.add", "user.log_in", "user.disable"]);
-    let hash: String =
-        house.db.query("SELECT password_hash FROM user").scalar().await.unwrap();
+    let hash: String = house.db.query("SELECT password_hash FROM user").scalar().await.unwrap();
     assert!(hash.starts_with("$argon2id$") && !hash.contains(PASSWORD));
     let kept: i64 = house
         .db

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::context::load_config;
-use crate::app::Daemon;
+use crate::{app::Daemon, telemetry};
 
 /// What `serve` takes.
 #[derive(Debug, clap::Args)]
@@ -15,10 +15,7 @@ pub(super) struct ServeArgs {}
 /// Runs the daemon until it is told to stop.
 pub(super) async fn run(config: Option<&Path>, _args: ServeArgs) -> anyhow::Result<()> {
     let config = load_config(config)?;
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(config.log.filter.clone())
-        .init();
+    telemetry::init(config.log.format, &config.log.filter)?;
     let daemon = Daemon::start(config).await?;
     daemon.announce();
     wait_for_stop().await?;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How many people act at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 
 /// Who is in the story, and what becomes of them.
 #[derive(Debug, Clone)]
@@ -125,6 +125,9 @@ impl<'a> Readers<'a> {
         let page = self.http.get(&link).send().await?.error_for_status()?.text().await?;
         anyhow::ensure!(page.contains("method=\"post\""), "the confirmation page has no button");
         self.http.post(&link).send().await?.error_for_status()?;
+        // The welcome mail has the link by which some leave later; and mailboxes misbehave only
+        // once it has come.
+        self.link_in_mail(address, "/-/unsubscribe/", patience).await?;
         Ok(())
     }
 

@@ -3,11 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    db::{
-        self, Db,
-        record::record,
-        state::EventKind,
-    },
+    db::{self, Db, record::record, state::EventKind},
     id::IssueId,
 };
 

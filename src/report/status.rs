@@ -11,11 +11,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    db::{
-        self, Db,
-        record::record,
-        state::IssueState,
-    },
+    db::{self, Db, record::record, state::IssueState},
     delivery::{
         control::Edition,
         gates::{Gate, Halt},
@@ -257,7 +253,11 @@ impl HaltStatus {
             stage: halt.stage,
             hits: halt.hits,
             sample: halt.sample,
-            percent: if halt.sample > 0 { 100.0 * halt.hits as f64 / halt.sample as f64 } else { 0.0 },
+            percent: if halt.sample > 0 {
+                100.0 * halt.hits as f64 / halt.sample as f64
+            } else {
+                0.0
+            },
             limit: halt.limit,
             replies: halt.replies,
         }

@@ -119,14 +119,16 @@ impl House {
             events.extend(self.event(issue, id, n, readers, deferred));
         }
         for (stage, name) in ["seed list", "10 %", "rest"].iter().enumerate() {
-            tx.query("INSERT INTO issue_stage (issue_id, stage, name, size) VALUES ($1, $2, $3, $4)")
-                .bind(issue)
-                .bind(stage as i64)
-                .bind((*name).to_owned())
-                .bind(sizes[stage])
-                .execute()
-                .await
-                .unwrap();
+            tx.query(
+                "INSERT INTO issue_stage (issue_id, stage, name, size) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(issue)
+            .bind(stage as i64)
+            .bind((*name).to_owned())
+            .bind(sizes[stage])
+            .execute()
+            .await
+            .unwrap();
         }
         events.sort_by_key(|event| event.at);
         event::record(&mut tx, &events).await.unwrap();
@@ -270,8 +272,11 @@ async fn every_copy_is_counted_once_by_state_stage_and_provider() {
         parts.into_iter().for_each(|part| sum += part);
         assert_eq!(sum, expected);
     }
-    let stages: Vec<_> =
-        status.stages.iter().map(|stage| (stage.name.as_str(), stage.size, stage.released)).collect();
+    let stages: Vec<_> = status
+        .stages
+        .iter()
+        .map(|stage| (stage.name.as_str(), stage.size, stage.released))
+        .collect();
     assert_eq!(stages, [("seed list", 1, true), ("10 %", 119, true), ("rest", 80, false)]);
     house.set("DELETE FROM delivery WHERE subscriber_id = 1").await;
     assert!(!house.status().await.holds);

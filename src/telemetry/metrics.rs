@@ -29,8 +29,8 @@ const OUTCOMES: [EventKind; 6] = [
 /// Upper ends of the buckets of an SMTP transaction's time, in seconds: from a relay next door to
 /// the longest wait for the reply to a final dot.
 const SMTP_BUCKETS: [f64; 17] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-    600.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    300.0, 600.0,
 ];
 /// Upper ends of the buckets from the start of a send to a copy's acceptance, in seconds: up to the
 /// time to live.
@@ -181,9 +181,8 @@ impl Metrics {
                 outcome: outcome.as_str(),
                 provider: provider.name.clone(),
             };
-            let of_lane = |lane| {
-                OUTCOMES.map(|outcome| outcomes.get_or_create_owned(&label(lane, outcome)))
-            };
+            let of_lane =
+                |lane| OUTCOMES.map(|outcome| outcomes.get_or_create_owned(&label(lane, outcome)));
             let provider_label = ProviderLabel { provider: provider.name.clone() };
             let handles = Handles {
                 outcomes: [of_lane("issue"), of_lane("service")],
