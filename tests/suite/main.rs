@@ -3,4 +3,5 @@
 mod cli_delivery;
 mod cli_relay;
 mod cli_subscriber;
+mod demo;
 mod installation;
