@@ -419,9 +419,8 @@ pub async fn settle(
         let ids = json_array(subscribers);
         changed += tx.query(ACCEPT).bind(issue).bind(ids).bind(claim).execute().await?;
     }
-    let events: Vec<Event> =
-        settlements.iter().filter_map(|settlement| settlement.event.clone()).collect();
-    event::record(tx, &events).await?;
+    let events = settlements.iter().filter_map(|settlement| settlement.event.as_ref());
+    event::record(tx, events).await?;
     for settlement in refused {
         apply::own_refusal(tx, settlement, brake_percent, now).await?;
     }
