@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The most copies that one slice has.
-const SLICE_MAX: u32 = 32;
+const SLICE_MAX: u32 = 64;
 /// How much work a slice should be.
 const SLICE_TIME: Duration = Duration::from_millis(500);
 
@@ -79,6 +79,8 @@ pub struct Connection {
     coming: Option<JoinHandle<Option<Vec<Handed>>>>,
     per_copy: Duration,
     body: Vec<u8>,
+    /// The envelope that went out with the last body, for the copy that comes next.
+    opened: Option<(CopyId, Envelope)>,
 }
 
 impl Connection {
@@ -94,6 +96,7 @@ impl Connection {
             coming: None,
             per_copy: Duration::from_millis(20),
             body: Vec::new(),
+            opened: None,
         }
     }
 
@@ -212,7 +215,10 @@ impl Connection {
             Ok(prepared) => prepared,
             Err(error) => return self.unsendable(&handed, error.to_string()).await,
         };
-        let envelope = self.shared.composer.envelope(&handed);
+        let envelope = match self.opened.take() {
+            Some((copy, envelope)) if copy == handed.claimed.copy => envelope,
+            _ => self.shared.composer.envelope(&handed),
+        };
         if let Err(error) = self.compose(&handed, &prepared).await {
             return self.unsendable(&handed, error).await;
         }
@@ -231,6 +237,7 @@ impl Connection {
             session.transact(&outgoing, next.as_ref(), || journal.dot(copy, attempt)).await;
         let took = started.elapsed();
         self.per_copy = (self.per_copy * 7 + took) / 8;
+        self.opened = self.ready.front().map(|next| next.claimed.copy).zip(next);
         self.note_reply(&transaction, copy, attempt);
         let usable = transaction.session == SessionState::Usable;
         self.conclude(&handed, &transaction, fresh, took).await;
