@@ -5,15 +5,22 @@
 //! Exit codes: 0 done; 1 it failed, and standard error says why; 2 the command line is wrong;
 //! 3 refused, because lint found errors or a check did not hold.
 
+mod backup;
+mod bounce;
 pub mod context;
 mod delivery;
+mod doctor;
+mod init;
 mod issue;
+mod migrate;
 mod moment;
 mod newsletter;
 pub mod output;
+mod password;
 mod relay;
 mod serve;
 mod subscriber;
+mod user;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,20 +44,20 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show everything at once, on this machine alone
+    Demo(crate::demo::DemoArgs),
+    /// Set up an installation: configuration, key file, database, a first user
+    Init(init::InitArgs),
     /// Run the daemon: pages, delivery, bounce intake
     Serve(serve::ServeArgs),
+    /// Look for what is wrong or missing in an installation
+    Doctor(doctor::DoctorArgs),
     /// Create, list, show and change newsletters and their seed lists
     #[command(subcommand)]
     Newsletter(newsletter::NewsletterCommand),
     /// Write, check, send and follow issues
     #[command(subcommand)]
     Issue(issue::IssueCommand),
-    /// Run the built-in mailbox and fault-injecting SMTP server alone
-    Sink(crate::sink::cli::SinkArgs),
-    /// Show everything at once, on this machine alone
-    Demo(crate::demo::DemoArgs),
-    /// Measure how fast mail gets out
-    Bench(crate::bench::BenchArgs),
     /// Add, show, import, export, suppress and erase subscribers
     #[command(subcommand)]
     Subscriber(subscriber::SubscriberCommand),
@@ -60,6 +67,22 @@ enum Command {
     /// List, check, suspend and resume the servers mail is handed to
     #[command(subcommand)]
     Relay(relay::RelayCommand),
+    /// Take in returned mail
+    #[command(subcommand)]
+    Bounce(bounce::BounceCommand),
+    /// Manage who may log in to the operators' pages
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Write a copy of the database, while the daemon runs or not
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of the database; no send goes on by itself
+    Restore(backup::RestoreArgs),
+    /// Bring the database's schema up to date, as every command does
+    Migrate(migrate::MigrateArgs),
+    /// Run the built-in mailbox and fault-injecting SMTP server alone
+    Sink(crate::sink::cli::SinkArgs),
+    /// Measure how fast mail gets out
+    Bench(crate::bench::BenchArgs),
 }
 
 /// A command that was understood and refused: exit code 3.
@@ -82,23 +105,40 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<Refused>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+            exit_code(&error)
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Refused>() {
+        ExitCode::from(3)
+    } else if let Some(pipe) = error.downcast_ref::<bounce::PipeError>() {
+        ExitCode::from(pipe.exit_code)
+    } else {
+        ExitCode::FAILURE
     }
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = arguments.config.as_deref();
     match arguments.command {
+        Command::Demo(args) => crate::demo::run(args).await,
+        Command::Init(args) => init::run(config, args).await,
         Command::Serve(args) => serve::run(config, args).await,
+        Command::Doctor(args) => doctor::run(config, args).await,
         Command::Newsletter(command) => newsletter::run(config, command).await,
         Command::Issue(command) => issue::run(config, command).await,
-        Command::Sink(args) => crate::sink::cli::run(args),
-        Command::Demo(args) => crate::demo::run(args).await,
-        Command::Bench(args) => crate::bench::run(args).await,
         Command::Subscriber(command) => subscriber::run(config, command).await,
         Command::Delivery(command) => delivery::run(config, command).await,
         Command::Relay(command) => relay::run(config, command).await,
+        Command::Bounce(command) => bounce::run(config, command).await,
+        Command::User(command) => user::run(config, command).await,
+        Command::Backup(args) => backup::backup(config, args).await,
+        Command::Restore(args) => backup::restore(config, args).await,
+        Command::Migrate(args) => migrate::run(config, args).await,
+        Command::Sink(args) => crate::sink::cli::run(args),
+        Command::Bench(args) => crate::bench::run(args).await,
     }
 }
 

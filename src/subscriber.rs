@@ -136,6 +136,22 @@ pub async fn find(db: &Db, keyring: &Keyring, address: &Address) -> db::Result<O
     .await
 }
 
+/// Whether `keyring` is the one whose hashes this database holds, as far as one reader shows; none
+/// when there is no reader to tell by. With another ring nobody is found and nobody is suppressed.
+pub async fn fits_keyring(db: &Db, keyring: &Keyring) -> db::Result<Option<bool>> {
+    let row: Option<(String, Vec<u8>)> = db
+        .query(
+            "SELECT address, address_hash FROM subscriber WHERE address IS NOT NULL \
+             ORDER BY id DESC LIMIT 1",
+        )
+        .optional()
+        .await?;
+    Ok(row.and_then(|(address, hash)| {
+        let address = Address::parse(&address).ok()?;
+        Some(keyring.address_hash(&address).as_slice() == hash)
+    }))
+}
+
 /// The subscriber in row `id`.
 pub async fn get(db: &Db, id: SubscriberId) -> db::Result<Option<Subscriber>> {
     db.query(

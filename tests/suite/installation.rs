@@ -43,6 +43,13 @@ impl Ran {
         self.stderr
     }
 
+    /// Standard error of a command that must have worked.
+    #[track_caller]
+    pub(crate) fn ok_stderr(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stderr
+    }
+
     /// The JSON document on standard output.
     #[track_caller]
     pub(crate) fn json(self) -> serde_json::Value {

@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ImportArgs {
     /// A CSV file whose first line names its columns: address (or email), and, where they are known,
-    /// name and confirmed_at; `-` reads standard input
+    /// name and `confirmed_at`; `-` reads standard input
     file: PathBuf,
     /// Which newsletter; not needed when there is only one
     #[arg(long, value_name = "SLUG")]
