@@ -1,9 +1,12 @@
 //! The program as people meet it: the built binary, run in folders of its own.
 
 mod cli_backup;
+mod checker;
 mod cli_delivery;
 mod cli_init;
 mod cli_relay;
 mod cli_subscriber;
 mod demo;
+mod harness;
 mod installation;
+mod kills;

@@ -1,0 +1,453 @@
+//! Scenes with several programs: a daemon, mail sinks with journals, and the data between them.
+//! Everything is the built binary; what a test learns it learns from HTTP, SMTP, command lines,
+//! files and the database.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use postrider::{
+    cli::Context,
+    db::state::IssueState,
+    id::IssueId,
+    sink::journal::{Record, Verdict},
+};
+use tempfile::TempDir;
+
+use crate::installation::{Installation, Ran};
+
+/// How long anything that has to happen may take: the machines that run tests can be very busy.
+const PATIENCE: Duration = Duration::from_mins(4);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` gives something; fails the test when it does not in time.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(since.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A port that nobody listens on, outside the range the system gives to outgoing connections, so
+/// that it stays free while a program is down.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(18_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Sends a signal by its name.
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success(), "no signal could be sent");
+}
+
+/// Waits for the end of a program; kills it when there is none in time.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+/// The number of the issue that scenes send, and how many connections go to each sink.
+pub(crate) const ISSUE: i64 = 1;
+pub(crate) const CONNECTIONS: usize = 8;
+
+/// Sends without waiting: no undo window, no soak, quick retries.
+pub(crate) const QUICK: &str = "[sending]\nundo_window = \"0s\"\nsoak = \"0s\"\n\
+     retry_delays = [\"500ms\"]\n";
+/// Gates that let everything pass, for sends that are disturbed on purpose.
+pub(crate) const NO_GATES: &str = "[gates]\nrecipient_percent = 100.0\npolicy_percent = 100.0\n\
+     policy_hits = 1000000\nuncertain_percent = 100.0\ncomplaint_percent = 100.0\n";
+
+/// An installation whose copies go to sinks.
+pub(crate) struct Scene {
+    pub(crate) house: Installation,
+    pub(crate) port: u16,
+    pub(crate) connections: usize,
+}
+
+#[expect(dead_code, reason = "the scenes to come use the rest")]
+impl Scene {
+    /// A newsletter without readers; the configuration gets `options` and one relay per sink.
+    pub(crate) async fn new(sinks: &[&Sink], options: &str) -> Self {
+        let house = Installation::empty();
+        let port = free_port();
+        let any = "\"127.0.0.1:0\"";
+        let mut config = format!(
+            "public_url = \"http://127.0.0.1:{port}/\"\n\
+             [public]\nlisten = \"127.0.0.1:{port}\"\n[admin]\nlisten = {any}\n\
+             [bounces]\nlisten = {any}\n[mailbox]\nsmtp_listen = {any}\nhttp_listen = {any}\n\
+             {options}\n"
+        );
+        for (index, sink) in sinks.iter().enumerate() {
+            let name = ["main", "spare"][index];
+            let _ = write!(
+                config,
+                "[[relay]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
+                 connections = {CONNECTIONS}\n{}\n",
+                sink.port, sink.relay_options
+            );
+        }
+        fs::write(house.path("config.toml"), config).unwrap();
+        house.newsletter("sre");
+        let scene = Self { house, port, connections: CONNECTIONS * sinks.len().max(1) };
+        scene.watch_handoffs().await;
+        scene
+    }
+
+    /// Lets the database itself write down what was true at the moment of every handoff.
+    async fn watch_handoffs(&self) {
+        let context = self.house.context().await;
+        for statement in [
+            "CREATE TABLE witness (seq INTEGER PRIMARY KEY, issue_id, subscriber_id, attempt, \
+             stage, issue_state, issue_stage, subscribed, paused_until, suppressed, at_event)",
+            "CREATE TRIGGER handoff_witness AFTER UPDATE OF state ON delivery \
+             WHEN NEW.state = 2 AND OLD.state <> 2 BEGIN \
+             INSERT INTO witness (issue_id, subscriber_id, attempt, stage, issue_state, \
+               issue_stage, subscribed, paused_until, suppressed, at_event) \
+             SELECT NEW.issue_id, NEW.subscriber_id, NEW.attempt, NEW.stage, i.state, i.stage, \
+               (SELECT state = 1 FROM subscription \
+                 WHERE newsletter_id = i.newsletter_id AND subscriber_id = NEW.subscriber_id), \
+               (SELECT paused_until FROM subscription \
+                 WHERE newsletter_id = i.newsletter_id AND subscriber_id = NEW.subscriber_id), \
+               EXISTS (SELECT 1 FROM suppression x JOIN subscriber p \
+                 ON p.address_hash = x.address_hash WHERE p.id = NEW.subscriber_id), \
+               (SELECT coalesce(MAX(id), 0) FROM event) \
+             FROM issue i WHERE i.id = NEW.issue_id; END",
+        ] {
+            context.db.write(statement).execute().await.unwrap();
+        }
+        context.db.close().await;
+    }
+
+    /// Brings in `count` confirmed readers; reader `n` is [`address`]`(n)`, called [`name`]`(n)`.
+    pub(crate) fn import(&self, count: usize) {
+        let mut file = String::from("address,name\n");
+        for number in 0..count {
+            let _ = writeln!(file, "{},{}", address(number), name(number));
+        }
+        self.import_rows(&file);
+    }
+
+    /// Brings in readers from a CSV file.
+    pub(crate) fn import_rows(&self, file: &str) {
+        fs::write(self.house.path("readers.csv"), file).unwrap();
+        self.house
+            .run(&["subscriber", "import", "readers.csv", "--consent-source", "the old list"])
+            .ok();
+    }
+
+    /// Asks for the send of the issue, with no time to undo it.
+    pub(crate) fn send(&self) -> Ran {
+        let text = format!(
+            "---\nnumber: {ISSUE}\ndate: 2026-03-06\npreheader: What we read this week.\n---\n\n\
+             Hello {{{{name|reader}}}}, this copy goes to {{{{address}}}} and to nobody else.\n\n\
+             ## [A failover that nobody noticed](https://example.org/failover)\n\n\
+             The replica took over, and a line in a log was all that told.\n\n\
+             — Maren Holt — Example Rail\n"
+        );
+        fs::write(self.house.path("issue.md"), text).unwrap();
+        let how = ["--yes", "--allow-warnings", "--undo-window", "0s", "--json"];
+        self.house.run(["issue", "send", "issue.md"].iter().chain(&how))
+    }
+
+    /// Runs `issue VERB 1 …`, which must work.
+    pub(crate) fn issue(&self, verb: &str, more: &[&str]) {
+        let number = ISSUE.to_string();
+        self.house.run(["issue", verb, &number].iter().chain(more)).ok();
+    }
+
+    /// `issue status 1 --json`.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        self.house.run(&["issue", "status", &ISSUE.to_string(), "--json"]).json()
+    }
+
+    /// Waits until the issue is in `state`, and nothing of it can change by itself any more if that
+    /// state is final.
+    pub(crate) async fn reaches(&self, state: IssueState) -> IssueId {
+        let context = self.house.context().await;
+        let reached = until(&format!("issue is {state}"), async || {
+            let row: Option<(i64, i64, Option<i64>)> = context
+                .db
+                .query("SELECT id, state, finished_at FROM issue WHERE number = $1")
+                .bind(ISSUE)
+                .optional()
+                .await
+                .unwrap();
+            let (id, found, finished) = row?;
+            let ends = matches!(state, IssueState::Sent | IssueState::Cancelled);
+            let halted = ends && found == IssueState::Halted as i64;
+            assert!(!halted, "halted: {}", self.status());
+            (found == state as i64 && (!ends || finished.is_some())).then_some(IssueId(id))
+        })
+        .await;
+        context.db.close().await;
+        reached
+    }
+
+    /// Waits until a count over the database is `least` or more.
+    pub(crate) async fn counts(&self, what: &str, sql: &'static str, least: i64) -> i64 {
+        let context = self.house.context().await;
+        let count = until(what, async || {
+            let count: i64 = context.db.query(sql).scalar().await.unwrap();
+            (count >= least).then_some(count)
+        })
+        .await;
+        context.db.close().await;
+        count
+    }
+
+    /// The data, for looking at.
+    pub(crate) async fn context(&self) -> Context {
+        self.house.context().await
+    }
+}
+
+/// The address of reader `number`; readers are spread over providers.
+pub(crate) fn address(number: usize) -> String {
+    let domain = ["gmail.com", "outlook.com", "yahoo.com", "example.org"][number % 4];
+    format!("reader{number:05}@{domain}")
+}
+
+/// The name of reader `number`.
+pub(crate) fn name(number: usize) -> String {
+    format!("Name{number:05} Example")
+}
+
+static PROGRAMS: AtomicU32 = AtomicU32::new(0);
+
+/// `postrider serve`. When it is dropped it has to end cleanly, and its log has to be free of errors.
+pub(crate) struct Daemon {
+    child: Option<Child>,
+    log: PathBuf,
+    port: u16,
+    allowed: Vec<&'static str>,
+}
+
+#[expect(dead_code, reason = "the scenes to come use the rest")]
+impl Daemon {
+    /// Starts the daemon of a scene and waits until it says where its pages are.
+    pub(crate) async fn spawn(scene: &Scene) -> Self {
+        let mut daemon = Self::start(scene);
+        daemon.ready().await;
+        daemon
+    }
+
+    /// Starts the daemon of a scene.
+    pub(crate) fn start(scene: &Scene) -> Self {
+        let number = PROGRAMS.fetch_add(1, Ordering::Relaxed);
+        let log = scene.house.path(&format!("daemon-{number}.log"));
+        let config = scene.house.path("config.toml");
+        let child = scene
+            .house
+            .command(&["serve", "--config", config.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child: Some(child), log, port: scene.port, allowed: Vec::new() }
+    }
+
+    /// Waits until the daemon says where its pages are.
+    pub(crate) async fn ready(&mut self) {
+        until("the daemon is ready", async || {
+            assert!(self.child().try_wait().unwrap().is_none(), "it ended:\n{}", self.log());
+            self.log().contains("public pages").then_some(())
+        })
+        .await;
+    }
+
+    /// Lets log lines with `text` pass although they are errors.
+    pub(crate) fn allow(&mut self, text: &'static str) {
+        self.allowed.push(text);
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("a daemon is used after its end by nobody")
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&mut self) -> u32 {
+        self.child().id()
+    }
+
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// A page of it.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.child.take().expect("a daemon is killed once");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.log_is_clean();
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) fn terminate(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if std::thread::panicking() {
+            let _ = child.kill();
+            let _ = child.wait();
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(30).collect();
+            eprintln!("the daemon's log ends so, backwards:\n{}", tail.join("\n"));
+            return;
+        }
+        signal(&child, "TERM");
+        let status = wait(&mut child);
+        assert!(status.is_some_and(|s| s.success()), "ended with {status:?}:\n{}", self.log());
+        self.log_is_clean();
+    }
+
+    fn log_is_clean(&self) {
+        for line in self.log().lines() {
+            let bad = line.contains(" ERROR ") || line.contains("panicked at");
+            let allowed = self.allowed.iter().any(|text| line.contains(text));
+            assert!(!bad || allowed, "the daemon logged: {line}");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// `postrider sink`, with a journal and every accepted message in a file.
+pub(crate) struct Sink {
+    folder: TempDir,
+    child: Option<Child>,
+    port: u16,
+    args: Vec<String>,
+    relay_options: &'static str,
+}
+
+#[expect(dead_code, reason = "the scenes to come use the rest")]
+impl Sink {
+    /// A sink that takes everything.
+    pub(crate) async fn spawn() -> Self {
+        Self::with("", &[]).await
+    }
+
+    /// A sink that misbehaves as the fault profile says, with more on its command line.
+    pub(crate) async fn with(faults: &str, args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("faults.toml"), faults).unwrap();
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let port = free_port();
+        let mut sink = Self { folder, child: None, port, args, relay_options: "" };
+        sink.start().await;
+        sink
+    }
+
+    /// The same, with more in the configuration of the relay that stands for it.
+    pub(crate) fn relay_options(mut self, options: &'static str) -> Self {
+        self.relay_options = options;
+        self
+    }
+
+    /// Starts it, again after a kill: its journal goes on.
+    pub(crate) async fn start(&mut self) {
+        assert!(self.child.is_none(), "one sink at a time");
+        let path = |name: &str| self.folder.path().join(name);
+        let log = path("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_postrider"))
+            .args(["sink", "--no-http", "--no-magic", "--hold", "1"])
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{}", self.port))
+            .arg("--journal")
+            .arg(path("journal"))
+            .arg("--mailbox")
+            .arg(path("mail"))
+            .arg("--faults")
+            .arg(path("faults.toml"))
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let child = self.child.insert(child);
+        until("the sink listens", async || {
+            let said = fs::read_to_string(&log).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "the sink ended: {said}");
+            said.contains("Taking mail on").then_some(())
+        })
+        .await;
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("a sink that runs is killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// What it wrote down.
+    pub(crate) fn journal(&self) -> Vec<Record> {
+        let text = fs::read_to_string(self.folder.path().join("journal")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// How many messages it accepted so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.journal().iter().filter(|record| record.verdict == Verdict::Accepted).count()
+    }
+
+    /// Waits until it accepted so many messages.
+    pub(crate) async fn accepts(&self, count: usize) {
+        let what = format!("{count} messages in the sink");
+        until(&what, async || (self.accepted() >= count).then_some(())).await;
+    }
+
+    /// The files of the messages it accepted, in the order of their coming.
+    pub(crate) fn mails(&self) -> Vec<PathBuf> {
+        let folder = fs::read_dir(self.folder.path().join("mail")).unwrap();
+        let mut files: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
