@@ -6,9 +6,13 @@ mod lint;
 mod list;
 mod manuscript;
 mod moment;
+mod new;
 mod plan;
+mod preview;
+mod report;
 mod send;
 mod status;
+mod trial;
 
 use std::path::Path;
 
@@ -21,8 +25,14 @@ use crate::{
 /// What can be done with issues.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum IssueCommand {
+    /// Write a file to start from, with comments that explain it
+    New(new::New),
     /// Say what is wrong with an issue file, and what to do about it
     Lint(lint::Lint),
+    /// Write an issue as readers will see it to files, or show it in a browser
+    Preview(preview::Preview),
+    /// Send one copy, marked as a test, straight through the first relay
+    Test(trial::Test),
     /// Show who would get an issue, who would not and why, in which stages, and until when
     Plan(plan::PlanArgs),
     /// Check an issue, show its plan and send it: seed list first, then stage by stage
@@ -39,6 +49,8 @@ pub(super) enum IssueCommand {
     Cancel(course::Cancel),
     /// Show how far a send has come
     Status(status::StatusArgs),
+    /// Show who did not get an issue, and why
+    Report(report::ReportArgs),
     /// List the issues of a newsletter
     List(list::List),
 }
@@ -54,8 +66,12 @@ pub(super) struct Which {
 /// Runs one of the commands.
 pub(super) async fn run(config: Option<&Path>, command: IssueCommand) -> anyhow::Result<()> {
     let context = Context::open(config).await?;
-    match command {
+    let db = context.db.clone();
+    let ran = match command {
+        IssueCommand::New(args) => new::run(&context, args).await,
         IssueCommand::Lint(args) => lint::run(&context, args).await,
+        IssueCommand::Preview(args) => preview::run(context, args).await,
+        IssueCommand::Test(args) => trial::run(&context, args).await,
         IssueCommand::Plan(args) => plan::run(&context, args).await,
         IssueCommand::Send(args) => send::send(&context, args).await,
         IssueCommand::Schedule(args) => send::schedule(&context, args).await,
@@ -64,8 +80,11 @@ pub(super) async fn run(config: Option<&Path>, command: IssueCommand) -> anyhow:
         IssueCommand::Resume(args) => course::resume(&context, args).await,
         IssueCommand::Cancel(args) => course::cancel(&context, args).await,
         IssueCommand::Status(args) => status::run(&context, args).await,
+        IssueCommand::Report(args) => report::run(&context, args).await,
         IssueCommand::List(args) => list::run(&context, args).await,
-    }
+    };
+    db.close().await;
+    ran
 }
 
 impl Which {

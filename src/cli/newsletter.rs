@@ -106,12 +106,14 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
 /// Runs one of the commands.
 pub(super) async fn run(config: Option<&Path>, command: NewsletterCommand) -> anyhow::Result<()> {
     let context = Context::open(config).await?;
-    match command {
+    let ran = match command {
         NewsletterCommand::Create(args) => create(&context, args).await,
         NewsletterCommand::List(format) => list(&context, format).await,
         NewsletterCommand::Show(args) => show(&context, args).await,
         NewsletterCommand::Set(args) => set(&context, args).await,
-    }
+    };
+    context.db.close().await;
+    ran
 }
 
 async fn create(context: &Context, args: Create) -> anyhow::Result<()> {

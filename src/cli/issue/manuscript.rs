@@ -111,8 +111,9 @@ impl Manuscript {
         let (parsed, rendered) = tokio::task::spawn_blocking(move || {
             let (name, bytes) = read_file(&path)?;
             let parsed = parse(&name, &bytes);
-            // A subject or MJML that cannot be made is found by the lint itself, with a place.
-            let rendered = renderer.issue(&parsed.document, &render_brand).ok();
+            // What cannot be rendered, the parse has said with its place; a missing subject is an
+            // error of the lint, which blocks a send.
+            let rendered = renderer.preview(&parsed.document, &render_brand).ok();
             anyhow::Ok((parsed, rendered))
         })
         .await??;

@@ -1,22 +1,24 @@
-//! `postrider issue status`: how far a send has come.
+//! `postrider issue status`: how far a send has come, once or again and again.
 
-use serde::Serialize;
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use super::{Which, course::halt_in_words};
 use crate::{
     cli::{
         Context,
-        output::{self, Format, Table, count, time_or_dash},
+        output::{self, Format, Table, count, counted, span, time, time_or_dash},
     },
-    db::state::CopyState,
-    delivery::{
-        control::Edition,
-        gates::Halt,
-        status, tallies,
-        tally::{Cell, Tally},
-    },
-    provider::ProviderId,
+    db::state::IssueState,
+    delivery::{control::Edition, gates::Halt},
+    report::{self, Equation, IssueStatus, Pace, Rate, Scope},
+    timestamp::Timestamp,
 };
+
+/// How often a followed send is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What `status` takes.
 #[derive(Debug, clap::Args)]
@@ -25,127 +27,200 @@ pub(in crate::cli) struct StatusArgs {
     number: Option<i64>,
     #[command(flatten)]
     which: Which,
+    /// Go on until the issue is sent, cancelled or a draft again; with --json, one line a look
+    #[arg(long, short)]
+    follow: bool,
     #[command(flatten)]
     format: Format,
 }
 
-/// Copies by where they stand, in the words of the audience equation.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Standing {
-    audience: i64,
-    planned: i64,
-    queued: i64,
-    deferred: i64,
-    claimed: i64,
-    handed_off: i64,
-    accepted: i64,
-    rejected: i64,
-    uncertain: i64,
-    skipped: i64,
-    expired: i64,
-    cancelled: i64,
-}
-
-impl Standing {
-    fn of(total: &Cell, released: &Cell) -> Self {
-        let get = |state| total.get(state);
-        Self {
-            audience: total.total(),
-            planned: get(CopyState::Waiting) - released.get(CopyState::Waiting),
-            queued: released.get(CopyState::Waiting) - released.deferred,
-            deferred: released.deferred,
-            claimed: get(CopyState::Claimed),
-            handed_off: get(CopyState::HandedOff),
-            accepted: get(CopyState::Accepted),
-            rejected: get(CopyState::Rejected),
-            uncertain: get(CopyState::Uncertain),
-            skipped: get(CopyState::Skipped),
-            expired: get(CopyState::Expired),
-            cancelled: get(CopyState::Cancelled),
-        }
-    }
-
-    /// `1 planned + 2 queued + … = 48,211 copies`
-    fn equation(&self) -> String {
-        let parts = [
-            (self.planned, "planned"),
-            (self.queued, "queued"),
-            (self.deferred, "deferred"),
-            (self.claimed, "claimed"),
-            (self.handed_off, "handed off"),
-            (self.accepted, "accepted"),
-            (self.rejected, "rejected"),
-            (self.uncertain, "uncertain"),
-            (self.skipped, "skipped"),
-            (self.expired, "expired"),
-            (self.cancelled, "cancelled"),
-        ];
-        let terms: Vec<String> = parts
-            .iter()
-            .filter(|(number, _)| *number > 0)
-            .map(|(number, word)| format!("{} {word}", count(*number)))
-            .collect();
-        let left = if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") };
-        format!("{left} = {} in the audience", count(self.audience))
-    }
-}
-
-#[derive(Serialize)]
-struct Status {
-    #[serde(flatten)]
-    issue: Edition,
-    copies: Standing,
-    halted_by: Option<Halt>,
-    limited_by: Option<String>,
-}
-
 /// Prints how far an issue has come.
 pub(super) async fn run(context: &Context, args: StatusArgs) -> anyhow::Result<()> {
-    let (_, issue) = args.which.issue(context, args.number).await?;
-    let tally = tallies::load(&context.db, issue.id).await?;
-    let copies = Standing::of(&tally.total(), &tally.up_to_stage(issue.stage));
-    let halted_by = issue.halt.as_deref().and_then(|json| serde_json::from_str(json).ok());
-    let engine = status::read(&context.db).await?;
-    let limited_by = engine.map(|engine| engine.limited_by);
-    let status = Status { issue, copies, halted_by, limited_by };
+    let (_, edition) = args.which.issue(context, args.number).await?;
+    if args.follow {
+        return follow(context, &args, edition).await;
+    }
+    let now = Timestamp::now();
+    let status = read(context, &edition, now).await?;
     if args.format.json {
         return Ok(output::json(&status)?);
     }
-    let Status { issue, copies, halted_by, limited_by } = status;
-    output::line(format!("issue {}: {}", issue.number, output::clean(&issue.subject)))?;
-    output::line(format!("state: {}", issue.state))?;
-    output::line(format!("first copy: {}", time_or_dash(issue.started_at.or(issue.sends_at))))?;
-    output::line(format!("finished:   {}", time_or_dash(issue.finished_at)))?;
-    output::line(copies.equation())?;
-    if let Some(halt) = &halted_by {
-        output::line(format!("halted: {}", halt_in_words(halt)))?;
-    }
-    output::line(match &limited_by {
-        Some(limit) => format!("limited by: {limit}"),
-        None => "no daemon is running on this data".to_owned(),
-    })?;
-    print_providers(context, &tally)
+    let halt = edition.halt.as_deref().and_then(|json| serde_json::from_str(json).ok());
+    Ok(output::line(to_text(&status, halt.as_ref(), now).trim_end())?)
 }
 
-fn print_providers(context: &Context, tally: &Tally) -> anyhow::Result<()> {
-    let headings = ["provider", "copies", "waiting", "accepted", "rejected", "uncertain", "other"];
-    let mut table = Table::new(&headings).numbers(&[1, 2, 3, 4, 5, 6]);
-    for (provider, cell) in tally.providers() {
-        let waiting =
-            [CopyState::Waiting, CopyState::Claimed, CopyState::HandedOff].map(|s| cell.get(s));
-        let decided =
-            [CopyState::Accepted, CopyState::Rejected, CopyState::Uncertain].map(|s| cell.get(s));
-        let waiting: i64 = waiting.iter().sum();
-        let other = cell.total() - waiting - decided.iter().sum::<i64>();
-        table.row([
-            context.providers.name(ProviderId(provider)).to_owned(),
-            count(cell.total()),
-            count(waiting),
-            count(decided[0]),
-            count(decided[1]),
-            count(decided[2]),
-            count(other),
-        ]);
+async fn read(context: &Context, edition: &Edition, now: Timestamp) -> anyhow::Result<IssueStatus> {
+    let (config, providers) = (&context.config, &context.providers);
+    let scope = Scope { config, providers, tally: None, now };
+    Ok(report::issue_status(&context.db, edition, &scope).await?)
+}
+
+/// On a terminal the same screen again and again; else a line whenever something changed.
+async fn follow(context: &Context, args: &StatusArgs, edition: Edition) -> anyhow::Result<()> {
+    let number = edition.number;
+    let redraw = io::stdout().is_terminal() && !args.format.json;
+    let mut said = String::new();
+    loop {
+        let (_, edition) = args.which.issue(context, Some(number)).await?;
+        let now = Timestamp::now();
+        let status = read(context, &edition, now).await?;
+        let halt = edition.halt.as_deref().and_then(|json| serde_json::from_str(json).ok());
+        if args.format.json {
+            output::json_line(&status)?;
+        } else if redraw {
+            // Home, the text, and away with what is left of the one before.
+            let text = to_text(&status, halt.as_ref(), now).replace('\n', "\u{1b}[K\n");
+            output::line(format!("\u{1b}[H{text}\u{1b}[J"))?;
+        } else {
+            let line = in_one_line(&status);
+            if line != said {
+                output::line(format!("{}  {line}", time(now)))?;
+                said = line;
+            }
+        }
+        let rests =
+            matches!(status.state, IssueState::Draft | IssueState::Sent | IssueState::Cancelled);
+        if rests && status.equation.remaining() == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(table.print("no copy is in the ledger yet")?)
+}
+
+fn in_one_line(status: &IssueStatus) -> String {
+    let halted = match &status.halt {
+        Some(halt) => format!(" ({}: {} of {})", halt.what, halt.hits, halt.sample),
+        None => String::new(),
+    };
+    format!("{}{halted}: {}", status.state, sum(&status.equation))
+}
+
+/// The words of the equation that count something: `2 queued + 48,209 accepted`.
+pub(super) fn sum(equation: &Equation) -> String {
+    let terms: Vec<String> = equation
+        .entries()
+        .iter()
+        .filter(|(_, copies)| *copies > 0)
+        .map(|(word, copies)| format!("{} {word}", count(*copies)))
+        .collect();
+    if terms.is_empty() { "no copies yet".to_owned() } else { terms.join(" + ") }
+}
+
+fn to_text(status: &IssueStatus, halt: Option<&Halt>, now: Timestamp) -> String {
+    let mut lines = vec![
+        format!(
+            "{} issue {}: {}",
+            output::clean(&status.newsletter_name),
+            status.number,
+            output::clean(&status.subject)
+        ),
+        format!("state:       {}", status.state),
+        format!("first copy:  {}", time_or_dash(status.started_at.or(status.sends_at))),
+    ];
+    if let Some(at) = status.finished_at {
+        lines.push(format!("finished:    {}", time(at)));
+    } else if let Some(at) = status.eta {
+        lines.push(format!("likely done: {} (in {})", time(at), span(at.since(now))));
+    }
+    lines.push(format!("limited by:  {}", status.limited_by));
+    lines.push(format!("next:        {}", output::clean(&status.next)));
+    let pace = pace_in_words(&status.pace);
+    if !pace.is_empty() {
+        lines.push(format!("pace:        {pace}"));
+    }
+    let audience = count(status.audience);
+    let equation = sum(&status.equation);
+    lines.push(if status.holds {
+        format!("copies:      {equation} = {audience} in the audience")
+    } else {
+        format!(
+            "copies:      {equation}, which is NOT the audience of {audience}: please report this"
+        )
+    });
+    if let Some(halt) = halt {
+        lines.push(format!("halted:      {}", halt_in_words(halt)));
+        lines.push(format!(
+            "             `postrider issue resume {} --reason …` goes on, `issue cancel` gives up",
+            status.number
+        ));
+    }
+    lines.push(String::new());
+    tables(&mut lines, status);
+    lines.join("\n")
+}
+
+fn pace_in_words(pace: &Pace) -> String {
+    let rate = |rate: Option<Rate>| rate.filter(|rate| rate.attempts > 0);
+    let mut words = Vec::new();
+    if let Some(rate) = rate(pace.last_10_s) {
+        words.push(format!("{:.1} attempts/s now", rate.per_second));
+    }
+    if let Some(rate) = rate(pace.last_60_s) {
+        words.push(format!("{:.1}/s over {:.0} s", rate.per_second, rate.seconds));
+    }
+    if let Some(smtp) = pace.smtp {
+        let ms = |us: i64| format!("{:.1} ms", us as f64 / 1_000.0);
+        words.push(format!(
+            "SMTP p50 {}, p90 {}, p99 {} (of {})",
+            ms(smtp.p50_us),
+            ms(smtp.p90_us),
+            ms(smtp.p99_us),
+            count(smtp.sample)
+        ));
+    }
+    words.join("; ")
+}
+
+fn tables(lines: &mut Vec<String>, status: &IssueStatus) {
+    let cells = |equation: &Equation| {
+        let waiting = equation.remaining() - equation.deferred;
+        let gone = equation.skipped + equation.expired + equation.cancelled;
+        let figures = [
+            equation.total(),
+            waiting,
+            equation.deferred,
+            equation.accepted,
+            equation.rejected,
+            equation.uncertain,
+            gone,
+        ];
+        figures.map(count)
+    };
+    let headings =
+        ["copies", "waiting", "deferred", "accepted", "rejected", "uncertain", "not sent"];
+    if !status.stages.is_empty() {
+        let head: Vec<&str> = ["stage", "released"].into_iter().chain(headings).collect();
+        let mut table = Table::new(&head).numbers(&[2, 3, 4, 5, 6, 7, 8]);
+        for stage in &status.stages {
+            let name = format!("{} {}", stage.number, stage.name);
+            let released = if stage.released { "yes" } else { "no" }.to_owned();
+            table.row([name, released].into_iter().chain(cells(&stage.equation)));
+        }
+        lines.push(table.to_text());
+    }
+    if !status.providers.is_empty() {
+        let head: Vec<&str> = ["provider"].into_iter().chain(headings).collect();
+        let mut table = Table::new(&head).numbers(&[1, 2, 3, 4, 5, 6, 7]);
+        for provider in &status.providers {
+            table.row([provider.provider.clone()].into_iter().chain(cells(&provider.equation)));
+        }
+        lines.push(table.to_text());
+    }
+    if !status.replies.is_empty() {
+        let mut table = Table::new(&["times", "outcome", "reply"]).numbers(&[0]);
+        for group in &status.replies {
+            let code = group.code.map_or_else(String::new, |code| format!("{code} "));
+            let text = group.example.as_deref().unwrap_or_default();
+            let reply = format!("{code}{}", text.chars().take(100).collect::<String>());
+            table.row([count(group.attempts), group.kind.to_string(), reply]);
+        }
+        lines.push(table.to_text());
+    }
+    if !status.uncertain.is_empty() {
+        lines.push(format!(
+            "{} of unknown fate, never sent again by themselves; \
+             `postrider delivery uncertain` lists them, `delivery resolve` settles them",
+            counted(status.equation.uncertain, "copy").replace("copys", "copies")
+        ));
+    }
 }

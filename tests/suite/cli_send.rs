@@ -1,0 +1,172 @@
+//! `postrider issue` from a send to its end: test, send, schedule, undo, pause, resume, cancel,
+//! status, report.
+
+use std::fs;
+
+use postrider::sink::{Sink, SinkConfig, mailbox::Filter};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli_issue::{issue, with_issue},
+    installation::{Installation, settled},
+};
+
+/// An installation with a relay of its own, a seed list of one and `readers` readers, of whom one
+/// has a dead mailbox.
+async fn with_readers(readers: usize, more: &str) -> (Installation, Sink) {
+    let config =
+        SinkConfig { smtp: "127.0.0.1:0".parse().unwrap(), http: None, ..SinkConfig::default() };
+    let sink = Sink::start(config, CancellationToken::new()).await.unwrap();
+    let relay = format!(
+        "[[relay]]\nname = \"main\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n{more}",
+        sink.smtp_addr.port()
+    );
+    let house = Installation::with_config(&format!("{relay}\n[sending]\nsoak = \"0s\"\n"));
+    let list: String = (1..readers).map(|n| format!("reader{n}@gmail.com\n")).collect();
+    let file = format!("address\n{list}reject-550@example.org\n");
+    let import = ["subscriber", "import", "-", "--consent-source", "form"];
+    house.run_with_input(&import, file.as_bytes()).ok();
+    house.run(&["newsletter", "set", "sre", "--seed", "ada@example.com"]).ok();
+    fs::write(house.path("437.md"), issue(437)).unwrap();
+    (house, sink)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issue_goes_out_once_seed_list_first() {
+    let (house, sink) = with_readers(120, "").await;
+    let _daemon = house.start(&["serve"]);
+    let send = ["issue", "send", "437.md", "--undo-window", "0s", "--yes", "--json"];
+    let first = house.run(&send);
+    assert!(first.stderr.contains("issue 437 is on its way"), "{}", first.stderr);
+    assert_eq!(first.json()["started"], true);
+    let again = house.run(&send);
+    assert!(again.stderr.contains("nothing was started"), "{}", again.stderr);
+    assert_eq!(again.json()["started"], false);
+
+    let followed = house.run(&["issue", "status", "437", "--follow"]).ok();
+    assert!(followed.trim_end().ends_with("sent: 120 accepted + 1 rejected"), "{followed}");
+    assert_eq!(sink.stats().accepted, 120);
+    let oldest = sink.mailbox().find(&Filter::default()).into_iter().min_by_key(|mail| mail.id);
+    let oldest = oldest.unwrap();
+    assert_eq!(oldest.rcpt_to, ["ada@example.com"], "the seed list is first");
+    assert_eq!(oldest.subject, "SRE Digest #437");
+
+    let status = house.run(&["issue", "status", "--json"]).json();
+    assert_eq!(status["state"], "sent");
+    assert_eq!(status["equation"]["accepted"], 120);
+    assert_eq!(status["holds"], true);
+    let status = house.run(&["issue", "status"]).ok();
+    let copies = status.lines().find(|line| line.starts_with("copies:")).unwrap();
+    assert_eq!(copies, "copies:      120 accepted + 1 rejected = 121 in the audience");
+
+    insta::assert_snapshot!(house.run(&["issue", "report"]).ok(), @"");
+    let report = house.run(&["issue", "report", "437", "--json"]).json();
+    assert_eq!(report["missed"].as_array().unwrap().len(), 1);
+    assert_eq!(report["missed"][0]["address"], "reject-550@example.org");
+    let listed = house.run(&["issue", "list"]).ok();
+    insta::assert_snapshot!(settled(&house, &listed), @"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_copy_is_marked_and_in_no_ledger() {
+    let (house, sink) = with_readers(2, "").await;
+    let test = ["issue", "test", "437.md", "--to", "me@example.com", "--to", "defer@example.com"];
+    let ran = house.run(&["issue", "test", "437.md", "--to", "me@example.com", "--name", "Ada"]);
+    assert!(ran.ok().starts_with("me@example.com: accepted: 250 "));
+    let mail = sink.mailbox().find(&Filter::default()).pop().unwrap();
+    assert_eq!(mail.subject, "[Test] SRE Digest #437");
+    assert!(String::from_utf8(mail.raw.clone()).unwrap().contains("Hi Ada"));
+    house.run(&test);
+    let ids: std::collections::HashSet<_> = sink
+        .mailbox()
+        .find(&Filter::default())
+        .iter()
+        .map(|mail| mail.message_id.clone())
+        .collect();
+    assert!(ids.len() >= 2, "tests have Message-IDs of their own: {ids:?}");
+    assert_eq!(house.run(&["issue", "list", "--json"]).json(), serde_json::json!([]));
+    let refused = house.run(&["issue", "test", "437.md", "--to", "reject-550@example.org"]);
+    assert!(refused.stdout.contains("refused at rcpt_to: 550"), "{}", refused.stdout);
+    insta::assert_snapshot!(refused.fails(1), @"error: 1 of 1 tests were not accepted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
+    let (house, sink) = with_readers(40, "per_second = 4.0\nburst = 1\n").await;
+    let course = |verb: &str| house.run(&["issue", verb, "437", "--reason", "a check"]);
+    let asked = house.run(&["issue", "send", "437.md", "--yes"]);
+    assert!(asked.stderr.contains("`postrider issue undo 437` takes it back"), "{}", asked.stderr);
+    assert!(asked.stderr.contains("no daemon is running"), "{}", asked.stderr);
+    insta::assert_snapshot!(course("pause").fails(3), @"");
+    insta::assert_snapshot!(course("undo").stderr, @"issue 437 is a draft again; nothing was sent");
+
+    let _daemon = house.start(&["serve"]);
+    house.run(&["issue", "send", "437.md", "--undo-window", "0s", "--yes"]).ok();
+    crate::installation::eventually("the first copies", || {
+        (sink.stats().accepted > 2).then_some(())
+    });
+    course("pause").ok();
+    let status = house.run(&["issue", "status", "--json"]).json();
+    assert_eq!(status["state"], "paused");
+    course("resume").ok();
+    insta::assert_snapshot!(house.run(&["issue", "cancel", "437"]).fails(3), @"");
+    house.run(&["issue", "cancel", "437", "--yes"]).ok();
+    house.run(&["issue", "status", "437", "--follow"]).ok();
+    let status = house.run(&["issue", "status", "--json"]).json();
+    let (accepted, cancelled) = (&status["equation"]["accepted"], &status["equation"]["cancelled"]);
+    assert_eq!(accepted.as_i64().unwrap() + cancelled.as_i64().unwrap(), 41, "{status:#}");
+    assert_eq!(sink.stats().accepted as i64, accepted.as_i64().unwrap());
+    insta::assert_snapshot!(house.run(&["issue", "send", "437.md", "--yes"]).fails(3), @"");
+    insta::assert_snapshot!(house.run(&["issue", "pause", "438"]).fails(1), @"
+    error: there is no issue 438; `postrider issue list` shows those there are
+    ");
+}
+
+#[test]
+fn a_send_is_refused_for_a_reason() {
+    let house = with_issue();
+    let send = |args: &[&str]| house.run(["issue", "send"].iter().chain(args));
+    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"");
+    house.run(&["newsletter", "set", "sre", "--seed", "ada@example.com"]).ok();
+    insta::assert_snapshot!(last_line(&send(&["437.md"]).fails(3)), @"");
+
+    fs::write(house.path("warn.md"), issue(437).replace("https:", "http:")).unwrap();
+    insta::assert_snapshot!(last_line(&send(&["warn.md", "--yes"]).fails(3)), @"");
+    insta::assert_snapshot!(last_line(&send(&["warn.md", "--allow", "link-htpt"]).fails(2)), @"");
+    fs::write(house.path("bad.md"), issue(437).replace("one link", "TODO")).unwrap();
+    insta::assert_snapshot!(last_line(&send(&["bad.md", "--allow-warnings"]).fails(3)), @"");
+
+    send(&["warn.md", "--yes", "--allow", "link-http"]).ok();
+    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"");
+}
+
+#[test]
+fn a_time_of_day_is_one_moment_to_come() {
+    let house = with_issue();
+    house.run(&["newsletter", "set", "sre", "--seed", "ada@example.com"]).ok();
+    let schedule = |at: &str| {
+        let args = ["issue", "schedule", "437.md", "--yes", "--zone", "Europe/Vienna", "--at", at];
+        house.run(&args)
+    };
+    insta::assert_snapshot!(schedule("2031-03-30 02:30").fails(1), @"");
+    let past = schedule("2024-08-12 09:00").fails(3);
+    assert!(past.starts_with("error: 2024-08-12 07:00:00 UTC is past; it is "), "{past}");
+    // It is dated today and leaves in years: a warning, as readers would see an old date.
+    let asked = schedule("2031-08-12 09:00").fails(3);
+    assert!(asked.contains("date-past"), "{asked}");
+    fs::write(
+        house.path("437.md"),
+        issue(437).replace(&jiff::Zoned::now().date().to_string(), "2031-08-12"),
+    )
+    .unwrap();
+    let asked = schedule("2031-08-12 09:00");
+    assert!(asked.stderr.contains("leaves at 2031-08-12 07:00:00 UTC"), "{}", asked.stderr);
+    asked.ok();
+    let listed = house.run(&["issue", "list", "--json"]).json();
+    assert_eq!(listed[0]["state"], "scheduled");
+    assert_eq!(listed[0]["sends_at"], "2031-08-12T07:00:00.000000Z");
+}
+
+fn last_line(text: &str) -> &str {
+    text.trim_end().lines().last().unwrap_or_default()
+}
