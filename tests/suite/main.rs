@@ -1,7 +1,7 @@
 //! The program as people meet it: the built binary, run in folders of its own.
 
-mod cli_backup;
 mod checker;
+mod cli_backup;
 mod cli_delivery;
 mod cli_init;
 mod cli_issue;
