@@ -2,7 +2,7 @@
 //! the other, and reports what became of each.
 //!
 //! While one slice of copies is being sent the next one is handed off, so the wire does not wait for
-//! the disk. A slice is as long as about a second of this connection's work, so that a pause, a stop
+//! the disk. A slice is a fifth of a second of this connection's work at most, so that a pause, a stop
 //! or a lost connection finds few copies on their way.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -28,10 +28,11 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// The most copies that one slice has.
-const SLICE_MAX: u32 = 64;
+/// The most copies that one slice has: enough that a fast relay's connections do not wait for the
+/// disk, few enough that a loss of power leaves little in doubt.
+const SLICE_MAX: u32 = 256;
 /// How much work a slice should be.
-const SLICE_TIME: Duration = Duration::from_millis(500);
+const SLICE_TIME: Duration = Duration::from_millis(200);
 
 /// What all connections of all relays share.
 pub struct Shared {
@@ -161,7 +162,7 @@ impl Connection {
 
     /// Takes the slice that is being fetched, if it is there already.
     async fn top_up(&mut self) {
-        if self.coming.is_none() && self.ready.len() <= SLICE_MAX as usize / 2 {
+        if self.coming.is_none() {
             self.coming = Some(self.fetch());
         }
         if self.ready.len() < 2

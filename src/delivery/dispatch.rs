@@ -312,7 +312,7 @@ pub enum Lane {
 }
 
 /// A lane that holds fewer copies than this is filled up.
-pub const LANE_LOW: usize = 512;
+pub const LANE_LOW: usize = 2048;
 
 impl RelaySlot {
     fn takes_mail(&self, now: Timestamp) -> bool {

@@ -22,7 +22,7 @@ use crate::{
 /// How often the tables are looked at when nobody asks for more.
 const TICK: Duration = Duration::from_millis(200);
 /// How many copies one claim takes.
-const BATCH: u32 = 512;
+const BATCH: u32 = 1024;
 /// How many service mails are held at most.
 const SERVICE_MAX: usize = 128;
 
