@@ -183,6 +183,8 @@ record! {
         pub newsletter: Option<String>,
         /// The issue's number.
         pub issue: Option<i64>,
+        /// The reader it is about.
+        pub subscriber_id: Option<SubscriberId>,
         /// The reader's address.
         pub address: Option<String>,
         /// Which try of the copy.
@@ -215,8 +217,8 @@ record! {
 macro_rules! select_lines {
     ($rest:literal) => {
         concat!(
-            "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, s.address, \
-             e.attempt, e.relay, e.provider, e.session, e.phase, e.code, e.enhanced, e.text, \
+            "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, \
+             e.subscriber_id, s.address, e.attempt, e.relay, e.provider, e.session, e.phase, e.code, e.enhanced, e.text, \
              e.class, e.rule, e.duration_us, e.bytes FROM event e \
              LEFT JOIN issue i ON i.id = e.issue_id \
              LEFT JOIN newsletter n ON n.id = i.newsletter_id \

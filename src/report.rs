@@ -8,6 +8,7 @@
 mod equation;
 mod log;
 mod missed;
+mod overview;
 mod pace;
 mod replies;
 mod status;
@@ -18,10 +19,12 @@ mod timeline;
 pub use equation::Equation;
 pub use log::{LOOKED_THROUGH_MAX, LogPage, Start, log_page};
 pub use missed::{IssueReport, Missed, Reason, issue_report, missed};
+pub use overview::{IssueLine, latest_issues};
 pub use pace::{Pace, Percentiles, Rate};
 pub use replies::ReplyGroup;
 pub use status::{
-    HaltStatus, IssueStatus, ProviderStatus, StageStatus, Uncertain, issue_status, outcome,
+    HaltStatus, IssueStatus, ProviderStatus, StageStatus, Uncertain, issue_status, name_provider,
+    outcome,
 };
 pub use timeline::{CopyLine, ServiceLine, Timeline, timeline};
 

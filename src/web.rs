@@ -1,9 +1,11 @@
-//! The public pages: what readers see of a newsletter in a browser, and what mail clients call.
+//! The public pages: what readers see of a newsletter in a browser, and what mail clients call. The
+//! pages for operators are in [`admin`].
 //!
 //! Owns the public listener, its limits, the look of the pages and the answers to errors. Calls the
 //! domain and writes no SQL. Nothing changes on GET or HEAD: mail scanners fetch every link. There
 //! are no cookies and no sessions; who may act is who holds a mailed token.
 
+pub mod admin;
 mod client;
 mod error;
 mod guard;

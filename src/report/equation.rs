@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::{db::state::CopyState, delivery::tally::Cell};
+use crate::{
+    db::state::CopyState,
+    delivery::tally::{Cell, Tally},
+};
 
 /// How many copies are in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -49,6 +52,13 @@ impl Equation {
             expired: cell.get(CopyState::Expired),
             cancelled: cell.get(CopyState::Cancelled),
         }
+    }
+
+    /// The counts of a whole issue whose stages up to `stage` are released.
+    pub fn of_tally(tally: &Tally, stage: i64) -> Self {
+        let all = Self::of(&tally.total(), true);
+        let released = Self::of(&tally.up_to_stage(stage), true);
+        Self { planned: all.queued - released.queued, queued: released.queued, ..all }
     }
 
     /// Every state's word and count, in the order in which copies go through them.

@@ -109,17 +109,13 @@ pub(super) const READERS_OF_KIND: &str = "SELECT COUNT(DISTINCT subscriber_id) \
 pub async fn issue_report(db: &Db, edition: &Edition) -> db::Result<IssueReport> {
     let newsletter = newsletter_of(db, edition).await?;
     let tally = Tally::from_counts(&queue::count(db, edition.id).await?);
-    let (all, released) = (tally.total(), tally.up_to_stage(edition.stage));
-    let mut equation = Equation::of(&all, true);
-    equation.planned = all.get(CopyState::Waiting) - released.get(CopyState::Waiting);
-    equation.queued -= equation.planned;
     let readers = |kind: i64| db.query(READERS_OF_KIND).bind(edition.id).bind(kind).scalar();
     Ok(IssueReport {
         newsletter: newsletter.slug,
         number: edition.number,
         subject: edition.subject.clone(),
         state: edition.state,
-        equation,
+        equation: Equation::of_tally(&tally, edition.stage),
         bounced_later: readers(8).await?,
         complaints: readers(9).await?,
         reasons: db.query(REASONS).bind(edition.id).bind(REASONS_MAX).all().await?,

@@ -379,7 +379,7 @@ async fn limited_by(db: &Db, edition: &Edition, providers: &Providers) -> db::Re
 }
 
 /// The engine names limits as the database does: `provider 3`. People know the provider's name.
-fn name_provider(words: &str, providers: &Providers) -> String {
+pub fn name_provider(words: &str, providers: &Providers) -> String {
     let named = words.rsplit_once("provider ").and_then(|(start, id)| {
         let id = id.parse().ok()?;
         Some(format!("{start}provider {}", providers.name(ProviderId(id))))

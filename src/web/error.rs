@@ -54,6 +54,16 @@ pub enum Code {
     CrossOrigin,
     /// The request cannot be understood.
     BadRequest,
+    /// The page is for those who are logged in.
+    LoginRequired,
+    /// The page is for another role.
+    NotPermitted,
+    /// A form's token is missing, wrong or of an earlier login.
+    StaleForm,
+    /// There is no such subscriber.
+    UnknownSubscriber,
+    /// The daemon cannot do its work now.
+    NotReady,
     /// Something failed on our side.
     Internal,
 }
@@ -62,9 +72,11 @@ impl Code {
     /// The status that goes with it.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::NotFound | Self::UnknownNewsletter | Self::UnknownIssue | Self::UnknownLink => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NotFound
+            | Self::UnknownNewsletter
+            | Self::UnknownIssue
+            | Self::UnknownLink
+            | Self::UnknownSubscriber => StatusCode::NOT_FOUND,
             Self::LinkExpired | Self::LinkUsed => StatusCode::GONE,
             Self::AddressBlocked => StatusCode::CONFLICT,
             Self::InvalidAddress | Self::FormTime | Self::InvalidForm => {
@@ -75,14 +87,16 @@ impl Code {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::CrossOrigin => StatusCode::FORBIDDEN,
+            Self::CrossOrigin | Self::NotPermitted | Self::StaleForm => StatusCode::FORBIDDEN,
+            Self::LoginRequired => StatusCode::UNAUTHORIZED,
+            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     /// The heading of the page.
-    const fn title(self) -> &'static str {
+    pub(super) const fn title(self) -> &'static str {
         match self {
             Self::NotFound => "There is nothing here",
             Self::UnknownNewsletter => "There is no such newsletter",
@@ -101,12 +115,17 @@ impl Code {
             Self::WrongHost => "This is not the right address",
             Self::CrossOrigin => "This form came from another site",
             Self::BadRequest => "The request cannot be understood",
+            Self::LoginRequired => "Please log in",
+            Self::NotPermitted => "Your role does not permit this",
+            Self::StaleForm => "Please send the form once more",
+            Self::UnknownSubscriber => "There is no such subscriber",
+            Self::NotReady => "Not ready",
             Self::Internal => "Something went wrong here",
         }
     }
 
     /// What to do about it.
-    const fn advice(self) -> &'static str {
+    pub(super) const fn advice(self) -> &'static str {
         match self {
             Self::NotFound => "The address may have been mistyped or shortened.",
             Self::UnknownNewsletter => "It may have another name now.",
@@ -130,6 +149,11 @@ impl Code {
             Self::WrongHost => "This server does not answer under that name.",
             Self::CrossOrigin => "Open the page on this site, and send its form from there.",
             Self::BadRequest => "It is not what a browser would send.",
+            Self::LoginRequired => "This page is for those who are logged in.",
+            Self::NotPermitted => "Somebody with another role can do it, or give you that role.",
+            Self::StaleForm => "It was opened before you logged in. Go back, reload the page, and send it again.",
+            Self::UnknownSubscriber => "The address may have been mistyped, or never signed up.",
+            Self::NotReady => "The daemon cannot do its work now.",
             Self::Internal => {
                 "It is not your fault, and it was written down. Please try again in a while."
             }
@@ -149,7 +173,7 @@ pub struct Problem {
     /// What, in words for the one who asked; without them the code's own stand.
     pub detail: Option<String>,
     /// What really happened, for the log only.
-    inside: Option<String>,
+    pub(super) inside: Option<String>,
     /// A fresh `form_time`, for programs that came without one.
     form_time: Option<String>,
 }
@@ -251,7 +275,7 @@ fn shaped(state: &State, problem: &Problem, json: bool, bare: &Response) -> Resp
 }
 
 /// The problem behind an error without a body, as axum's own parts give it.
-fn bare(response: &Response) -> Option<Code> {
+pub(super) fn bare(response: &Response) -> Option<Code> {
     if response.extensions().get::<IsPage>().is_some() {
         return None;
     }
@@ -272,16 +296,7 @@ fn render(state: &State, problem: &Problem, json: bool) -> Response {
     let status = problem.code.status();
     let detail = problem.detail.as_deref().unwrap_or(problem.code.advice());
     let mut response = if json {
-        let body = Json {
-            r#type: "about:blank",
-            title: problem.code.title(),
-            status: status.as_u16(),
-            code: problem.code,
-            detail,
-            form_time: problem.form_time.as_deref(),
-        };
-        let body = serde_json::to_string(&body).unwrap_or_default();
-        ([(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+        problem_json(problem)
     } else {
         let frame = state.pages.frame(problem.code.title());
         let page = state.pages.message(&frame, &[detail], None);
@@ -290,6 +305,20 @@ fn render(state: &State, problem: &Problem, json: bool) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// A problem for programs, without its status.
+pub(super) fn problem_json(problem: &Problem) -> Response {
+    let body = Json {
+        r#type: "about:blank",
+        title: problem.code.title(),
+        status: problem.code.status().as_u16(),
+        code: problem.code,
+        detail: problem.detail.as_deref().unwrap_or(problem.code.advice()),
+        form_time: problem.form_time.as_deref(),
+    };
+    let body = serde_json::to_string(&body).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
 }
 
 /// The answer to a panic, which is a defect: logged, and not shown.

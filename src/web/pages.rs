@@ -200,17 +200,22 @@ pub(super) async fn style(Query(style): Query<Style>) -> Response {
     let palette = Palette::new(&format!("#{}", style.accent))
         .or_else(|| Palette::new(ACCENT_DEFAULT))
         .expect("the default accent is a colour");
-    let css = format!(
-        ":root {{ color-scheme: light dark; {} --error: #b3261e; }}\n\
-         @media (prefers-color-scheme: dark) {{ :root {{ {} --error: #ffb4ab; }} }}\n{STYLE}",
-        variables(&palette.light),
-        variables(&palette.dark)
-    );
+    let css = sheet(&palette, "");
     let headers = [
         (header::CONTENT_TYPE, "text/css; charset=utf-8"),
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
     ];
     (headers, css).into_response()
+}
+
+/// The style sheet in the colours of `palette`, with `more` at its end.
+pub(super) fn sheet(palette: &Palette, more: &str) -> String {
+    format!(
+        ":root {{ color-scheme: light dark; {} --error: #b3261e; }}\n\
+         @media (prefers-color-scheme: dark) {{ :root {{ {} --error: #ffb4ab; }} }}\n{STYLE}{more}",
+        variables(&palette.light),
+        variables(&palette.dark)
+    )
 }
 
 fn variables(mode: &Mode) -> String {

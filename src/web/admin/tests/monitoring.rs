@@ -1,0 +1,130 @@
+//! What monitoring asks, with a running engine behind it.
+
+use super::*;
+use crate::{
+    config::{Relay, RelayAuth, RelayTls},
+    delivery::engine::{Engine, Parts},
+    issue::Renderer,
+};
+
+async fn engine(house: &House) -> Engine {
+    let relay = Relay {
+        name: "main".into(),
+        host: "127.0.0.1".into(),
+        // Nobody listens there, and nothing is sent: the issue of the house is paused.
+        port: 9,
+        tls: RelayTls::None,
+        ca_file: None,
+        auth: RelayAuth::Auto,
+        username: None,
+        password: None,
+        connections: 1,
+        per_second: Some(50.0),
+        burst: None,
+        messages_per_connection: 100,
+    };
+    let config = Config {
+        data_folder: house.folder.path().to_owned(),
+        relay: vec![relay],
+        ..Config::default()
+    };
+    Engine::start(Parts {
+        db: house.db.clone(),
+        config: Arc::new(config),
+        keyring: Arc::new(house.keyring.clone()),
+        renderer: Arc::new(Renderer::new(None).unwrap()),
+        providers: Arc::new(Providers::embedded().clone()),
+    })
+    .await
+    .unwrap()
+}
+
+async fn app_with_engine() -> (App, Engine) {
+    let house = House::new(100, Timestamp::now()).await;
+    house.set("UPDATE issue SET state = 3").await;
+    let engine = engine(&house).await;
+    let app = App::spawn_over(house, Some(engine.view())).await;
+    (app, engine)
+}
+
+async fn ready(app: &App) -> (StatusCode, serde_json::Value) {
+    let answer = app.get("/readyz").send().await.unwrap();
+    (answer.status(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
+}
+
+#[tokio::test]
+async fn without_an_engine_the_process_lives_and_is_not_ready() {
+    let app = App::spawn().await;
+    let alive = app.get("/healthz").send().await.unwrap();
+    assert_eq!((alive.status(), alive.text().await.unwrap().as_str()), (StatusCode::OK, "ok\n"));
+    let (status, problem) = ready(&app).await;
+    assert_eq!(status, 503);
+    assert_eq!(problem["code"], "not-ready");
+    let detail = "relays: the delivery engine does not run in this process";
+    assert_eq!(problem["detail"], detail);
+    assert_eq!(app.get("/metrics").send().await.unwrap().status(), 503);
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_text_with_counts_and_limits() {
+    let (app, engine) = app_with_engine().await;
+    let answer = app.get("/metrics").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert!(content_type.starts_with("application/openmetrics-text; version=1.0.0"));
+    let text = answer.text().await.unwrap();
+    for line in [
+        "postrider_copies{state=\"planned\"} 40",
+        "postrider_copies{state=\"queued\"} 2",
+        "postrider_copies{state=\"deferred\"} 3",
+        "postrider_copies{state=\"accepted\"} 50",
+        "postrider_relay_up{relay=\"main\"} 1",
+        "postrider_relay_suspended{relay=\"main\"} 0",
+        "postrider_limit_available{limit=\"relay main\"} 50",
+        "postrider_limited{by=\"nothing\"} 1",
+        "postrider_service_waiting 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+    engine.drain().await;
+}
+
+#[tokio::test]
+async fn readiness_names_the_check_that_failed() {
+    let (app, engine) = app_with_engine().await;
+    let (status, answer) = ready(&app).await;
+    assert_eq!((status, answer["status"].as_str()), (StatusCode::OK, Some("ready")));
+    app.house
+        .set("INSERT INTO relay_state (name, suspended_at) VALUES ('main', 1)")
+        .await;
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let (status, problem) = ready(&app).await;
+            if status == 503 {
+                break problem;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let problem = waited.await.unwrap();
+    let checks = problem["checks"].as_array().unwrap();
+    let failed: Vec<_> = checks.iter().filter(|check| check["ok"] == false).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0]["name"], "relays");
+    app.house.set("DELETE FROM relay_state").await;
+    // While somebody holds the write lock, nothing can be handed off.
+    let tx = app.house.db.begin().await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let (status, problem) = ready(&app).await;
+            let detail = problem["detail"].as_str().unwrap_or_default().to_owned();
+            if status == 503 && detail.contains("database: was not written within 2 s") {
+                break;
+            }
+        }
+    });
+    waited.await.unwrap();
+    tx.rollback().await.unwrap();
+    engine.drain().await;
+}
