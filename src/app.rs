@@ -31,6 +31,8 @@ pub struct Daemon {
     mailbox: Option<Sink>,
     /// Where the public pages are.
     pub public: SocketAddr,
+    /// Where the operators' pages are.
+    pub admin: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
     _lock: crate::db::DaemonLock,
@@ -49,6 +51,8 @@ impl Daemon {
         let lock = Db::lock_for_daemon(&config.database_file())?;
         let public = bind(config.public.listen, "public.listen").await?;
         let public_address = public.local_addr()?;
+        let admin = bind(config.admin.listen, "admin.listen").await?;
+        let admin_address = admin.local_addr()?;
         let bounces = match config.bounces.listen {
             Some(address) => {
                 let listener = bind(address, "bounces.listen").await?;
@@ -90,6 +94,15 @@ impl Daemon {
             ..web::Limits::default()
         };
         tasks.spawn(web::serve(public, web::router(state), limits, stop.clone()));
+        let admin_state = web::admin::AdminState::new(
+            context.db.clone(),
+            Arc::clone(&context.config),
+            Arc::clone(&context.keyring),
+            Arc::clone(&context.providers),
+            Some(engine.view()),
+        );
+        let pages = web::admin::router(admin_state);
+        tasks.spawn(web::serve(admin, pages, web::Limits::default(), stop.clone()));
         if let Some(listener) = bounces {
             let (db, keyring) = (context.db.clone(), Arc::clone(&context.keyring));
             let server = intake::smtp::server(db, keyring, &context.config, stop.clone());
@@ -98,7 +111,16 @@ impl Daemon {
         let (db, config) = (context.db.clone(), Arc::clone(&context.config));
         tasks.spawn(keep_house(db, config, engine.bell(), stop.clone()));
         tasks.close();
-        Ok(Self { context, engine, mailbox, public: public_address, stop, tasks, _lock: lock })
+        Ok(Self {
+            context,
+            engine,
+            mailbox,
+            public: public_address,
+            admin: admin_address,
+            stop,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// What commands in this process work with.
@@ -118,12 +140,18 @@ impl Daemon {
 
     /// What operators can look at, and where.
     pub fn operator_pages(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        let page = |path: &str| format!("http://{}/{path}", self.admin);
+        vec![
+            ("operators' pages", page("")),
+            ("delivery log", page("deliveries")),
+            ("metrics", page("metrics")),
+        ]
     }
 
     /// Logs where everything is.
     pub fn announce(&self) {
         info!(url = %self.context.config.public_url, listen = %self.public, "public pages");
+        info!(listen = %self.admin, "operators' pages, metrics, health");
         if let Some(mailbox) = &self.mailbox {
             let inbox = mailbox.http_addr.map(|address| format!("http://{address}/"));
             info!(

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
+    account,
     address::Address,
     app::Daemon,
     config::Config,
@@ -52,6 +53,9 @@ pub struct DemoArgs {
     exit: bool,
 }
 
+/// Who may see the operators' pages of a demo.
+const OPERATOR: &str = "operator";
+
 /// How long each chapter may take before the story is given up.
 const PATIENCE: Duration = Duration::from_secs(50);
 
@@ -67,7 +71,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         if let Err(error) = &told {
             println!("\nSomething does not add up: {error:#}");
         }
-        show_around(&daemon);
+        show_around(&daemon).await?;
         tokio::signal::ctrl_c().await.context("Ctrl-C cannot be awaited")?;
     }
     daemon.stop().await;
@@ -254,7 +258,11 @@ async fn watch(
     }
 }
 
-fn show_around(daemon: &Daemon) {
+async fn show_around(daemon: &Daemon) -> anyhow::Result<()> {
+    let password = crate::token::random_token();
+    let (db, now) = (&daemon.context().db, Timestamp::now());
+    let (passwords, role) = (account::Passwords::default(), account::Role::Operator);
+    account::create(db, &passwords, OPERATOR, &password, role, "demo", now).await?;
     let links = daemon.context().links();
     println!("\nThe daemon runs on; look around:");
     println!("  newsletter and archive  {}", links.newsletter("night-shift"));
@@ -264,7 +272,9 @@ fn show_around(daemon: &Daemon) {
     for (what, url) in daemon.operator_pages() {
         println!("  {what:<23} {url}");
     }
+    println!("  (log in there as `{OPERATOR}` with the password {password})");
     println!("Ctrl-C ends it and removes its data.");
+    Ok(())
 }
 
 /// The mails that came to `address`.

@@ -151,7 +151,9 @@ impl Code {
             Self::BadRequest => "It is not what a browser would send.",
             Self::LoginRequired => "This page is for those who are logged in.",
             Self::NotPermitted => "Somebody with another role can do it, or give you that role.",
-            Self::StaleForm => "It was opened before you logged in. Go back, reload the page, and send it again.",
+            Self::StaleForm => {
+                "It was opened before you logged in. Go back, reload the page, and send it again."
+            }
             Self::UnknownSubscriber => "The address may have been mistyped, or never signed up.",
             Self::NotReady => "The daemon cannot do its work now.",
             Self::Internal => {

@@ -151,7 +151,8 @@ fn view(
     };
     let providers = state.providers.iter();
     let lines = page.lines.iter().map(|line| line_view(line, &state.providers, role));
-    let url = |before: Option<i64>, after: Option<i64>| url(&Typed { before, after, ..typed.clone() });
+    let url =
+        |before: Option<i64>, after: Option<i64>| url(&Typed { before, after, ..typed.clone() });
     LogView {
         now: words::instant(state.now()),
         sees_addresses: role.sees_addresses(),
@@ -330,9 +331,12 @@ mod unit_tests {
     #[test]
     fn times_are_read_as_browsers_and_people_write_them() {
         let expected: Timestamp = "2026-03-02T10:05:00Z".parse().unwrap();
-        for text in
-            ["2026-03-02T10:05", "2026-03-02 10:05", "2026-03-02T10:05:00Z", "2026-03-02T12:05+02:00"]
-        {
+        for text in [
+            "2026-03-02T10:05",
+            "2026-03-02 10:05",
+            "2026-03-02T10:05:00Z",
+            "2026-03-02T12:05+02:00",
+        ] {
             assert_eq!(time_of(text), Some(expected), "{text}");
         }
         for text in ["yesterday", "10:05", "2026-13-02T10:05"] {

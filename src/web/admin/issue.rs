@@ -158,8 +158,7 @@ pub(super) async fn show(
 }
 
 fn view(status: IssueStatus, role: Role, now: Timestamp) -> IssuePage {
-    let log_url =
-        format!("/deliveries?issue={}%2F{}", status.newsletter, status.number);
+    let log_url = format!("/deliveries?issue={}%2F{}", status.newsletter, status.number);
     let providers = status.providers.iter().map(|provider| {
         let url = format!("{log_url}&provider={}", provider.provider);
         row(provider.title.clone(), None, &provider.equation, Some(url))
@@ -231,10 +230,7 @@ fn row(
 }
 
 fn rate(rate: Rate) -> RateView {
-    RateView {
-        window: format!("{:.0} s", rate.seconds),
-        per_second: words::rate(rate.per_second),
-    }
+    RateView { window: format!("{:.0} s", rate.seconds), per_second: words::rate(rate.per_second) }
 }
 
 fn halt_view(halt: HaltStatus, role: Role) -> HaltView {

@@ -143,8 +143,7 @@ pub(super) async fn log_in(
                 _ => StatusCode::UNAUTHORIZED,
             };
             let error = Some(sentence(&refused.to_string()));
-            let mut response =
-                show(&state, &headers, status, &typed.name, next, error).await?;
+            let mut response = show(&state, &headers, status, &typed.name, next, error).await?;
             if let LoginError::TooMany(wait) = refused {
                 let seconds = HeaderValue::from(wait.as_secs().max(1));
                 response.headers_mut().insert(header::RETRY_AFTER, seconds);

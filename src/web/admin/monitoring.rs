@@ -102,9 +102,7 @@ async fn database(state: &AdminState) -> Check {
             tracing::error!(%error, "the database cannot be written");
             (false, "cannot be written; the log says why".to_owned())
         }
-        Err(_) => {
-            (false, format!("was not written within {} s", DATABASE_DEADLINE.as_secs()))
-        }
+        Err(_) => (false, format!("was not written within {} s", DATABASE_DEADLINE.as_secs())),
     };
     Check { name: "database", ok, detail }
 }

@@ -207,8 +207,13 @@ mod unit_tests {
 
     #[test]
     fn the_pieces_of_a_bar_fill_it() {
-        let equation =
-            Equation { planned: 1, accepted: 333_333, rejected: 7, deferred: 9, ..Equation::default() };
+        let equation = Equation {
+            planned: 1,
+            accepted: 333_333,
+            rejected: 7,
+            deferred: 9,
+            ..Equation::default()
+        };
         let view = EquationView::from(&equation);
         let mut at = 0;
         for part in &view.parts {

@@ -127,10 +127,7 @@ pub(super) async fn find(
 }
 
 /// The row of the reader that `who` names: by its number, or by an address.
-pub(super) async fn row_of(
-    state: &AdminState,
-    who: &str,
-) -> Result<Option<SubscriberId>, Problem> {
+pub(super) async fn row_of(state: &AdminState, who: &str) -> Result<Option<SubscriberId>, Problem> {
     if let Ok(id) = who.parse() {
         return Ok(Some(SubscriberId(id)));
     }

@@ -112,9 +112,13 @@ mod unit_tests {
 
     #[test]
     fn figures_are_easy_to_read() {
-        for (number, words) in
-            [(0, "0"), (999, "999"), (1_000, "1,000"), (48_211, "48,211"), (-1_234_567, "−1,234,567")]
-        {
+        for (number, words) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (48_211, "48,211"),
+            (-1_234_567, "−1,234,567"),
+        ] {
             assert_eq!(count(number), words);
         }
         for (us, words) in
@@ -133,7 +137,10 @@ mod unit_tests {
     #[test]
     fn addresses_are_for_operators() {
         for (given, viewer) in [
-            ("550 5.1.1 <bob@example.org>: no such user", "550 5.1.1 <b…@example.org>: no such user"),
+            (
+                "550 5.1.1 <bob@example.org>: no such user",
+                "550 5.1.1 <b…@example.org>: no such user",
+            ),
             ("to=a.b+c@x.org,d@y.org", "to=a…@x.org,d…@y.org"),
             ("try later", "try later"),
             ("@", "…@"),

@@ -59,7 +59,10 @@ async fn a_stranger_is_led_to_the_form_and_from_there_to_the_page() {
     assert_eq!(field(&form, "next"), "/deliveries?kind=rejected");
     let browser = Browser::open(&app).await;
     let answer = browser.send("ada", PASSWORD, "/deliveries?kind=rejected").send().await.unwrap();
-    assert_eq!((answer.status(), location(&answer)), (StatusCode::SEE_OTHER, "/deliveries?kind=rejected"));
+    assert_eq!(
+        (answer.status(), location(&answer)),
+        (StatusCode::SEE_OTHER, "/deliveries?kind=rejected")
+    );
     let (token, attributes) = set_cookie(&answer, "postrider").unwrap();
     assert_eq!(attributes, "HttpOnly; SameSite=Strict; Path=/; Max-Age=43200");
     let cookie = format!("postrider={token}");

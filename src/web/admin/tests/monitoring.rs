@@ -95,9 +95,7 @@ async fn readiness_names_the_check_that_failed() {
     let (app, engine) = app_with_engine().await;
     let (status, answer) = ready(&app).await;
     assert_eq!((status, answer["status"].as_str()), (StatusCode::OK, Some("ready")));
-    app.house
-        .set("INSERT INTO relay_state (name, suspended_at) VALUES ('main', 1)")
-        .await;
+    app.house.set("INSERT INTO relay_state (name, suspended_at) VALUES ('main', 1)").await;
     let waited = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
             let (status, problem) = ready(&app).await;

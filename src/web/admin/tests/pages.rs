@@ -8,11 +8,14 @@ fn texts(html: &str, selector: &str) -> Vec<String> {
     let page = Html::parse_document(html);
     let selector = Selector::parse(selector).unwrap();
     page.select(&selector)
-        .map(|found| found.text().collect::<String>().split_whitespace().collect::<Vec<_>>().join(" "))
+        .map(|found| {
+            found.text().collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
+        })
         .collect()
 }
 
-const PAGES: &[&str] = &["/", "/issues/weekly/437", "/deliveries", "/subscribers", "/subscribers/51"];
+const PAGES: &[&str] =
+    &["/", "/issues/weekly/437", "/deliveries", "/subscribers", "/subscribers/51"];
 
 #[tokio::test]
 async fn an_issue_shows_its_equation_its_pace_and_what_is_next() {
@@ -55,7 +58,8 @@ async fn a_halt_stands_at_the_top_with_its_figures() {
         .await;
     let (_, html) = app.page(Role::Viewer, "/issues/weekly/437").await;
     let halt = texts(&html, ".halt").join(" ");
-    for words in ["reputation, policy or content", "12 of 300", "4.0 %", "limit is 1", "b…@example.org"]
+    for words in
+        ["reputation, policy or content", "12 of 300", "4.0 %", "limit is 1", "b…@example.org"]
     {
         assert!(halt.contains(words), "{words} is not in {halt}");
     }
@@ -66,9 +70,7 @@ async fn a_halt_stands_at_the_top_with_its_figures() {
 #[tokio::test]
 async fn addresses_are_for_operators_only() {
     let app = App::spawn().await;
-    app.house
-        .set("UPDATE event SET text = 'no reader9@example.org here' WHERE kind = 4")
-        .await;
+    app.house.set("UPDATE event SET text = 'no reader9@example.org here' WHERE kind = 4").await;
     for path in ["/", "/issues/weekly/437", "/deliveries", "/deliveries?kind=rejected"] {
         for role in [Role::Viewer, Role::Editor] {
             let (status, html) = app.page(role, path).await;
@@ -127,7 +129,10 @@ async fn the_log_is_filtered_and_paged_by_links() {
     // Older pages do not refresh themselves, and lead back to newer ones.
     let (_, html) = app.page(Role::Operator, "/deliveries?before=10").await;
     assert_eq!(texts(&html, "table.log tbody tr").len(), 9);
-    assert!(!html.contains("live.js") && html.contains("href=\"/deliveries?after&#x3D;9\""), "{html}");
+    assert!(
+        !html.contains("live.js") && html.contains("href=\"/deliveries?after&#x3D;9\""),
+        "{html}"
+    );
     let (_, html) = app.page(Role::Operator, "/deliveries").await;
     assert!(html.contains("live.js"));
 }
@@ -171,7 +176,10 @@ async fn errors_are_pages_for_people_and_json_for_programs() {
         let answer = request.header("cookie", &cookie).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
         let problem: serde_json::Value = answer.json().await.unwrap();
-        assert_eq!((problem["code"].as_str(), problem["status"].as_u64()), (Some(code), Some(status.into())));
+        assert_eq!(
+            (problem["code"].as_str(), problem["status"].as_u64()),
+            (Some(code), Some(status.into()))
+        );
     }
 }
 
