@@ -12,7 +12,7 @@ use super::{
 };
 use crate::provider::Providers;
 
-fn corpus() -> Option<(PathBuf, Vec<Value>)> {
+pub(super) fn corpus() -> Option<(PathBuf, Vec<Value>)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora/bounces");
     let Ok(manifest) = fs::read_to_string(root.join("manifest.jsonl")) else {
         eprintln!("SKIPPED: no corpus at ../shared/corpora/bounces; nothing was measured");

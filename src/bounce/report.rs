@@ -145,6 +145,8 @@ pub struct OriginalHeaders {
     pub list_unsubscribe: Option<String>,
     /// `Date`, as written.
     pub date: Option<String>,
+    /// `Return-Path`, as written: our VERP address, where the last server kept it.
+    pub return_path: Option<String>,
 }
 
 /// A returned mail, read.
@@ -160,6 +162,8 @@ pub struct Report {
     pub envelope_recipient: Option<String>,
     /// `Original-Envelope-Id`: our ENVID, when the server kept it (RFC 3461).
     pub envelope_id: Option<String>,
+    /// `Original-Mail-From` of a complaint (RFC 5965, section 3.2): our VERP address.
+    pub original_mail_from: Option<String>,
     /// The server that wrote the report.
     pub reporting_mta: Option<String>,
     /// `Feedback-Type` of a complaint (RFC 5965, section 7.3).
@@ -190,6 +194,7 @@ pub fn read(raw: &[u8], envelope_recipient: Option<&str>) -> Result<Report, Read
         original: None,
         envelope_recipient: envelope_recipient.map(str::to_owned),
         envelope_id: None,
+        original_mail_from: None,
         reporting_mta: None,
         feedback_type: None,
         subject: tree.fields.subject(),
@@ -211,7 +216,7 @@ pub fn read(raw: &[u8], envelope_recipient: Option<&str>) -> Result<Report, Read
 pub enum TokenPlace {
     /// In the address that the mail was sent to.
     Envelope,
-    /// In the returned `List-Unsubscribe`.
+    /// In what came back: `Original-Mail-From`, `Return-Path`, `List-Unsubscribe`.
     ReturnedHeaders,
 }
 
@@ -221,13 +226,17 @@ impl Report {
     pub fn tokens(&self) -> impl Iterator<Item = (TokenPlace, TokenMailbox, &str)> {
         let envelope = self.envelope_recipient.as_deref().and_then(verp::find);
         let original = self.original.as_ref();
-        let returned = original
-            .and_then(|o| o.list_unsubscribe.as_deref())
-            .and_then(|list| list.split(',').find_map(verp::find));
-        envelope
-            .map(|(mailbox, token)| (TokenPlace::Envelope, mailbox, token))
-            .into_iter()
-            .chain(returned.map(|(mailbox, token)| (TokenPlace::ReturnedHeaders, mailbox, token)))
+        let paths =
+            [self.original_mail_from.as_deref(), original.and_then(|o| o.return_path.as_deref())];
+        let list = original.and_then(|o| o.list_unsubscribe.as_deref());
+        let returned =
+            paths.into_iter().chain(list.into_iter().flat_map(|l| l.split(',').map(Some)));
+        envelope.map(|(mailbox, token)| (TokenPlace::Envelope, mailbox, token)).into_iter().chain(
+            returned
+                .flatten()
+                .filter_map(verp::find)
+                .map(|(mailbox, token)| (TokenPlace::ReturnedHeaders, mailbox, token)),
+        )
     }
 
     /// What the report says about a reader whom a token named: the entry with that address, else

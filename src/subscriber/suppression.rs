@@ -148,21 +148,21 @@ pub async fn unsuppress(
     Ok(lifted)
 }
 
-/// Takes a suppression away as part of `tx`, and the soft bounces of its owner.
+/// Takes a suppression away as part of `tx`, and with it all that speaks against the address: soft
+/// bounces, and a suppression that waits for an operator.
 pub(super) async fn lift(tx: &mut Tx, address_hash: &[u8]) -> db::Result<Option<Reason>> {
     let reason: Option<String> = tx
         .query("DELETE FROM suppression WHERE address_hash = $1 RETURNING reason")
         .bind(address_hash.to_vec())
         .optional_scalar()
         .await?;
-    if reason.is_some() {
-        tx.query(
-            "DELETE FROM soft_bounce WHERE subscriber_id IN \
-             (SELECT id FROM subscriber WHERE address_hash = $1)",
-        )
-        .bind(address_hash.to_vec())
-        .execute()
-        .await?;
+    for statement in [
+        "DELETE FROM soft_bounce WHERE subscriber_id IN \
+         (SELECT id FROM subscriber WHERE address_hash = $1)",
+        "DELETE FROM held_suppression WHERE subscriber_id IN \
+         (SELECT id FROM subscriber WHERE address_hash = $1)",
+    ] {
+        tx.query(statement).bind(address_hash.to_vec()).execute().await?;
     }
     // A reason that this version does not know counts as an operator's.
     Ok(reason.map(|word| Reason::by_name(&word).unwrap_or(Reason::Manual)))

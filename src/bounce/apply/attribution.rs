@@ -22,7 +22,7 @@ pub(super) enum Named {
 }
 
 /// What `mail` is about: by the token in the address it was sent to, else by our own Message-ID,
-/// ENVID or unsubscribe link in what came back.
+/// ENVID, return path or unsubscribe address in what came back.
 pub(super) fn attribute(
     keyring: &Keyring,
     report: &Report,

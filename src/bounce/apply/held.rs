@@ -49,6 +49,15 @@ pub(super) async fn hold(
     event::record(tx, &[event]).await
 }
 
+/// Forgets that a reader's suppression waits, as it is decided.
+pub(super) async fn settled(tx: &mut Tx, subscriber: SubscriberId) -> db::Result<()> {
+    tx.query("DELETE FROM held_suppression WHERE subscriber_id = $1")
+        .bind(subscriber)
+        .execute()
+        .await?;
+    Ok(())
+}
+
 pub(super) const TAKE_BACK: &str = "INSERT INTO held_suppression (subscriber_id, issue_id, \
      provider, at, detail) SELECT s.id, e.issue_id, e.provider, $3, x.detail \
      FROM event e CROSS JOIN subscriber s ON s.id = e.subscriber_id \
@@ -189,10 +198,7 @@ async fn decide_batch(
         .all()
         .await?;
     for held in &waiting {
-        tx.query("DELETE FROM held_suppression WHERE subscriber_id = $1")
-            .bind(held.subscriber_id)
-            .execute()
-            .await?;
+        settled(tx, held.subscriber_id).await?;
         if decision == Decision::Dismiss {
             continue;
         }

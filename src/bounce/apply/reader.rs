@@ -117,6 +117,7 @@ impl Reader {
         if !suppression::add(tx, hash, address, reason, detail, now).await? {
             return Ok(Outcome::SuppressedBefore);
         }
+        held::settled(tx, self.subscriber).await?;
         let mut event =
             self.event(EventKind::Suppressed, now).because(format!("{reason}: {}", cut(detail)));
         if let Some(class) = class {

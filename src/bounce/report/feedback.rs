@@ -25,6 +25,7 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     report.feedback_type = feedback;
     report.reporting_mta = fields.get("Reporting-MTA").map(one_line);
     report.envelope_id = fields.get("Original-Envelope-Id").map(one_line);
+    report.original_mail_from = fields.get("Original-Mail-From").map(one_line);
     for name in ["Original-Rcpt-To", "Removal-Recipient"] {
         for value in fields.all(name).flat_map(|v| v.split(',')) {
             add(report, value);

@@ -60,5 +60,6 @@ fn headers(fields: &Fields) -> OriginalHeaders {
         from: owned("From"),
         list_unsubscribe: owned("List-Unsubscribe"),
         date: owned("Date"),
+        return_path: owned("Return-Path"),
     }
 }

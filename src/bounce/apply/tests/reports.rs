@@ -67,16 +67,18 @@ async fn the_token_wins_over_the_address_that_a_report_names() {
 async fn what_came_back_names_the_copy_where_the_envelope_does_not() {
     let house = House::new().await;
     let issue = house.issue(1).await;
-    for (number, field) in ["Message-ID", "List-Unsubscribe"].into_iter().enumerate() {
+    let fields = ["Message-ID", "List-Unsubscribe", "Return-Path"];
+    for (number, field) in fields.into_iter().enumerate() {
         let typed = format!("reader{number}@example.net");
         let reader = house.reader(&typed).await;
         let copy = house.copy(issue, reader, CopyState::Accepted).await;
-        let returned = if field == "Message-ID" {
-            format!("Message-ID: <{}>\r\n", house.message_id(copy))
-        } else {
-            let mailto = house.mailto(reader, Some(issue));
-            format!("List-Unsubscribe: <https://example.com/u/x>,\r\n <mailto:{mailto}>\r\n")
+        let mailto = house.mailto(reader, Some(issue));
+        let value = match field {
+            "Message-ID" => format!("<{}>", house.message_id(copy)),
+            "Return-Path" => format!("<{}>", house.verp(copy)),
+            _ => format!("<https://example.com/u/x>,\r\n <mailto:{mailto}>"),
         };
+        let returned = format!("{field}: {value}\r\n");
         let report = dsn_with(&typed, "failed", DEAD, &returned);
         let applied = house.bring(report, "postmaster@bounce.localhost").await;
         assert_eq!(applied.attribution, Attribution::ReturnedHeaders, "{field}");
@@ -107,6 +109,17 @@ async fn a_complaint_suppresses_at_once_and_nobody_writes_to_that_person() {
     assert_eq!(house.count("SELECT COUNT(*) FROM service_mail").await, mails);
     let log = house.log(ada).await;
     assert_eq!((log[0].kind, log[0].issue_id), (EventKind::Complained, Some(issue)));
+}
+
+#[tokio::test]
+async fn a_redacted_complaint_is_known_by_the_envelope_of_the_mail_it_is_about() {
+    let house = House::new().await;
+    let (issue, ada) = (house.issue(1).await, house.reader("ada@example.net").await);
+    let copy = house.copy(issue, ada, CopyState::Accepted).await;
+    let from = format!("Original-Mail-From: <{}>\r\nVersion: 1", house.verp(copy));
+    let report = arf("To: redacted@provider.example\r\n").replace("Version: 1", &from);
+    let applied = house.bring(report, "abuse@bounce.localhost").await;
+    assert_eq!((applied.outcome, applied.subscriber), (Outcome::Suppressed, Some(ada)));
 }
 
 #[tokio::test]

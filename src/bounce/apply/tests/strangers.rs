@@ -180,3 +180,20 @@ async fn a_reader_cannot_fill_the_disk_with_mails_to_their_own_address() {
     let kept = house.count("SELECT SUM(length(raw)) FROM inbound_mail").await;
     assert_eq!(kept, 20 * 100_000 + 80 * 16 * 1024);
 }
+
+/// Real bounces and complaints about other senders' mail, sent to every kind of address.
+#[tokio::test]
+async fn other_peoples_returned_mail_suppresses_nobody() {
+    let Some((root, rows)) = crate::bounce::corpus::corpus() else { return };
+    let house = House::new().await;
+    let (issue, ada) = (house.issue(1).await, house.reader("ada@example.net").await);
+    house.copy(issue, ada, CopyState::Uncertain).await;
+    let mut failed = 0;
+    for row in rows.iter().filter(|row| row["variant_of"].is_null()) {
+        let raw = std::fs::read(root.join(row["file"].as_str().unwrap())).unwrap();
+        let applied = house.bring(raw, "bounces@bounce.localhost").await;
+        failed += usize::from(applied.outcome == Outcome::Unattributed);
+    }
+    assert!(failed > 200, "the corpus holds hundreds of bounces; {failed} were seen");
+    untouched(&house, "corpus").await;
+}
