@@ -102,6 +102,8 @@ pub struct Conductor {
 /// What is remembered of an issue between two looks.
 #[derive(Default)]
 struct Memory {
+    /// Since when it goes on; what relays said before that a person has seen.
+    sending_since: Option<Timestamp>,
     /// The stage whose soak time runs, and since when.
     soaking: Option<(i64, Timestamp)>,
     audited_at: Timestamp,
@@ -132,7 +134,10 @@ impl Conductor {
             match issue.state {
                 IssueState::Scheduled => self.start_when_due(issue, now).await?,
                 IssueState::Sending => self.conduct(issue, memory, now).await?,
-                IssueState::Paused | IssueState::Halted => self.withdraw(issue.id).await,
+                IssueState::Paused | IssueState::Halted => {
+                    memory.sending_since = None;
+                    self.withdraw(issue.id).await;
+                }
                 IssueState::Cancelled => self.finish_cancelled(issue.id, now).await?,
                 IssueState::Draft | IssueState::Sent => {}
             }
@@ -175,7 +180,9 @@ impl Conductor {
                 self.audit(issue, before).await?
             }
         };
-        if let Some(halt) = self.gate(issue, &tally) {
+        let since = *memory.sending_since.get_or_insert(now);
+        if let Some(halt) = self.gate(issue, &tally, since) {
+            memory.sending_since = None;
             return self.halt(issue.id, halt, now).await;
         }
         if issue.expires_at.is_some_and(|at| at <= now) {
@@ -195,7 +202,7 @@ impl Conductor {
             memory.soaking = None;
             return Ok(());
         }
-        let since = match memory.soaking {
+        let soaking_since = match memory.soaking {
             Some((stage, since)) if stage == issue.stage => since,
             _ => {
                 memory.soaking = Some((issue.stage, now));
@@ -203,10 +210,11 @@ impl Conductor {
             }
         };
         let empty = stage_cell.total() == stage_cell.get(CopyState::Skipped);
-        if empty || now.since(since) >= self.config.sending.soak {
+        if empty || now.since(soaking_since) >= self.config.sending.soak {
             // Late signals first: complaints that came in while the stage soaked.
             let tally = self.audit(issue, None).await?;
-            if let Some(halt) = self.gate(issue, &tally) {
+            if let Some(halt) = self.gate(issue, &tally, since) {
+                memory.sending_since = None;
                 return self.halt(issue.id, halt, now).await;
             }
             self.release_stage(issue, now).await?;
@@ -235,8 +243,9 @@ impl Conductor {
         Ok(tally)
     }
 
-    fn gate(&self, issue: &InMotion, tally: &Tally) -> Option<Halt> {
-        if !self.relays.is_empty() && self.relays.iter().all(|relay| relay.health.login_refused()) {
+    fn gate(&self, issue: &InMotion, tally: &Tally, since: Timestamp) -> Option<Halt> {
+        let refuses = |relay: &Arc<Relay>| relay.health.login_refused(since);
+        if !self.relays.is_empty() && self.relays.iter().all(refuses) {
             let replies = self.relays.iter().filter_map(|relay| relay.health.last_failure());
             return Some(Halt {
                 gate: Gate::RelayLogin,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,8 @@ const REST_MAX: Duration = Duration::from_mins(1);
 #[derive(Debug, Default)]
 pub struct Health {
     failures: AtomicU32,
-    login_refused: AtomicBool,
+    /// When our login was refused last, in microseconds; 0 once it was not.
+    login_refused_at: AtomicI64,
     last: Mutex<Option<Failure>>,
 }
 
@@ -39,7 +40,7 @@ impl Health {
     /// A connection was made, logged in and greeted.
     pub fn reached(&self) {
         self.failures.store(0, Ordering::Relaxed);
-        self.login_refused.store(false, Ordering::Relaxed);
+        self.login_refused_at.store(0, Ordering::Relaxed);
     }
 
     /// A connection could not be made; returns how long to leave the relay alone. Connections that
@@ -48,7 +49,7 @@ impl Health {
         let refused = error.phase == Phase::Auth
             && matches!(&error.kind, SessionErrorKind::Refused(reply) if reply.is_permanent());
         if refused {
-            self.login_refused.store(true, Ordering::Relaxed);
+            self.login_refused_at.store(now.microseconds(), Ordering::Relaxed);
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = last.as_ref().filter(|last| last.rests_until > now) {
@@ -70,9 +71,9 @@ impl Health {
         !self.is_good() && self.last_failure().is_some_and(|last| last.rests_until > now)
     }
 
-    /// Whether the relay refuses our login.
-    pub fn login_refused(&self) -> bool {
-        self.login_refused.load(Ordering::Relaxed)
+    /// Whether the relay refused our login after `since`, and did not take it afterwards.
+    pub fn login_refused(&self, since: Timestamp) -> bool {
+        self.login_refused_at.load(Ordering::Relaxed) > since.microseconds()
     }
 
     /// Whether the last thing tried worked (or nothing was tried yet).

@@ -41,7 +41,7 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
 
 /// A port that nobody listens on, outside the range the system gives to outgoing connections, so
 /// that it stays free while a program is down.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = rand::random_range(18_000..32_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

@@ -13,3 +13,4 @@ mod demo;
 mod harness;
 mod installation;
 mod kills;
+mod postfix;
