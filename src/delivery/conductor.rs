@@ -265,8 +265,6 @@ impl Conductor {
         if halt.replies.is_empty() {
             halt.replies = commonest_replies(&self.db, issue).await?;
         }
-        // Whoever resumes has done something about it: only a refusal after that halts again.
-        self.relays.iter().for_each(|relay| relay.health.forgive_login());
         let json = serde_json::to_string(&halt).unwrap_or_default();
         let mut tx = self.db.begin().await?;
         let changed = tx

@@ -61,11 +61,6 @@ impl Health {
         rest
     }
 
-    /// Forgets a refused login, so that only a new refusal counts.
-    pub fn forgive_login(&self) {
-        self.login_refused.store(false, Ordering::Relaxed);
-    }
-
     /// Whether the relay is being left alone at `now`.
     pub fn rests(&self, now: Timestamp) -> bool {
         !self.is_good() && self.last_failure().is_some_and(|last| last.rests_until > now)

@@ -240,6 +240,7 @@ mod tests {
             at: "2024-08-11T09:05:07.25Z".parse().unwrap(),
             kind,
             newsletter: Some("sre".into()),
+            subscriber_id: None,
             issue: Some(437),
             address: Some("ada@gmail.com".into()),
             attempt: Some(2),
