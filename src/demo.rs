@@ -127,7 +127,7 @@ fn config(folder: &Path, rate: f64) -> Config {
     config.signup.per_network = 100_000;
     config.signup.per_domain = 100_000;
     config.signup.form_age_min = Duration::ZERO;
-    config.log.filter = "warn".to_owned();
+    "warn".clone_into(&mut config.log.filter);
     config
 }
 

@@ -218,8 +218,8 @@ macro_rules! select_lines {
     ($rest:literal) => {
         concat!(
             "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, \
-             e.subscriber_id, s.address, e.attempt, e.relay, e.provider, e.session, e.phase, e.code, e.enhanced, e.text, \
-             e.class, e.rule, e.duration_us, e.bytes FROM event e \
+             e.subscriber_id, s.address, e.attempt, e.relay, e.provider, e.session, e.phase, \
+             e.code, e.enhanced, e.text, e.class, e.rule, e.duration_us, e.bytes FROM event e \
              LEFT JOIN issue i ON i.id = e.issue_id \
              LEFT JOIN newsletter n ON n.id = i.newsletter_id \
              LEFT JOIN subscriber s ON s.id = e.subscriber_id \

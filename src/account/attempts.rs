@@ -123,6 +123,7 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_microseconds(1_700_000_000_000_000);
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what `count` takes")]
     fn ip(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
     }

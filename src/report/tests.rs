@@ -269,7 +269,9 @@ async fn every_copy_is_counted_once_by_state_stage_and_provider() {
         status.providers.iter().map(|provider| provider.equation).collect(),
     ] {
         let mut sum = Equation::default();
-        parts.into_iter().for_each(|part| sum += part);
+        for part in parts {
+            sum += part;
+        }
         assert_eq!(sum, expected);
     }
     let stages: Vec<_> = status

@@ -147,7 +147,7 @@ async fn following_shows_what_happens_and_ends_with_its_reader() {
     happen(EventKind::Accepted).await;
     happen(EventKind::Uncertain).await;
     let line = lines.next().unwrap().unwrap();
-    assert!(line.contains("uncertain") && line.contains("@"), "{line}");
+    assert!(line.contains("uncertain") && line.contains('@'), "{line}");
     // `… | head`: the reader is gone, and that is no failure.
     drop(lines);
     happen(EventKind::Uncertain).await;

@@ -106,6 +106,7 @@ impl Pages {
     }
 
     /// The frame of a page; without a visitor there is nothing to go to.
+    #[expect(clippy::unused_self, reason = "pages and their frames come from one place")]
     pub(super) fn frame(&self, title: impl Into<String>, visitor: Option<&Visitor>) -> Frame {
         let place = |url, label| Place { url, label, here: false };
         let mut places = Vec::new();

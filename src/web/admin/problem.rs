@@ -62,7 +62,8 @@ pub(super) async fn shape(
         if let Some(inside) = &problem.inside {
             tracing::error!(error = %inside, "a request failed");
         }
-        let mut shaped = if json { problem_json(&problem) } else { page(&state, &problem, id) };
+        let mut shaped =
+            if json { problem_json(&problem) } else { page(&state, &problem, id.as_ref()) };
         *shaped.status_mut() = problem.code.status();
         for name in [header::ALLOW, header::RETRY_AFTER, header::CONNECTION] {
             if let Some(value) = response.headers().get(&name) {
@@ -79,12 +80,12 @@ pub(super) async fn shape(
     response
 }
 
-fn page(state: &AdminState, problem: &Problem, id: Option<RequestId>) -> Response {
+fn page(state: &AdminState, problem: &Problem, id: Option<&RequestId>) -> Response {
     let inside = problem.code == Code::Internal;
     let message = Message {
         detail: problem.detail.as_deref().unwrap_or(problem.code.advice()),
         // What was written down is found by this.
-        request_id: id.as_ref().filter(|_| inside).map(|id| id.0.as_str()),
+        request_id: id.filter(|_| inside).map(|id| id.0.as_str()),
         action: Some(Action { label: "To the overview", url: "/" }),
     };
     message_page(state, problem.code.title(), &message)
