@@ -464,3 +464,41 @@ async fn the_unsubscribe_button_posts_to_its_sender_only() {
     assert!(page.contains("the sender answered 303"), "{page}");
     assert!(sender.mailbox().is_empty());
 }
+
+#[tokio::test]
+async fn tls_can_break_after_it_was_promised() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let tls = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let sink =
+        start(SinkConfig { tls: Tls::StartTls(Arc::new(tls)), ..SinkConfig::default() }).await;
+    for (rule, expected) in [
+        (
+            Rule {
+                extra: Some(r"\x15garbage".into()),
+                then: Then::Close,
+                ..Rule::at(FaultStage::Starttls)
+            },
+            b"220 2.0.0 Go ahead\r\n\x15garbage".as_slice(),
+        ),
+        (
+            Rule {
+                reply: Some("454 4.7.0 TLS is broken".into()),
+                then: Then::Close,
+                ..Rule::at(FaultStage::Starttls)
+            },
+            b"454 4.7.0 TLS is broken\r\n",
+        ),
+    ] {
+        sink.set_faults(&Profile { rules: vec![rule], ..Profile::default() }).unwrap();
+        let mut client = Dialogue::greeted(sink.smtp_addr).await;
+        client.say("STARTTLS\r\n").await;
+        assert_eq!(client.hear_out().await, expected);
+    }
+}

@@ -17,6 +17,8 @@ use super::{
 mod login;
 mod message;
 
+/// Replies are gathered up to this size, however many commands a client sends at once.
+const OUTPUT_BYTES_MAX: usize = 16 * 1024;
 const SHUTTING_DOWN: Reply = Reply::new(421, "4.3.2", "Shutting down, try again later");
 const TOO_SLOW: Reply = Reply::new(421, "4.4.2", "Too slow, closing the connection");
 const TOO_MUCH: Reply = Reply::new(421, "4.7.0", "Too many commands or errors");
@@ -129,10 +131,13 @@ impl<H: Handler> Session<'_, H> {
         let limits = &self.shared.config.limits;
         let mut until = None;
         loop {
-            if let Some(line) = self.wire.next_line(limits.line_bytes) {
+            let line = self.wire.next_line(limits.line_bytes);
+            if line.is_none() || self.wire.output.len() > OUTPUT_BYTES_MAX {
+                self.wire.flush().await?;
+            }
+            if let Some(line) = line {
                 return Ok(line);
             }
-            self.wire.flush().await?;
             let until = *until.get_or_insert_with(|| Instant::now() + limits.command_timeout);
             let interrupt = match &self.idle {
                 Some(Interrupt { after: InterruptAfter::Idle(after), misbehaviour }) => {

@@ -481,3 +481,19 @@ async fn latency_delays_replies_and_not_the_reading() {
     assert!(elapsed >= Duration::from_millis(160), "{elapsed:?}");
     assert!(elapsed < Duration::from_millis(290), "{elapsed:?}");
 }
+
+#[tokio::test]
+async fn a_client_that_sends_and_never_listens_is_dropped() {
+    let server = start(limited(|limits| {
+        limits.write_timeout = Duration::from_millis(200);
+        limits.commands = u64::MAX;
+    }))
+    .await;
+    let mut client = Dialogue::greeted(server.addr).await;
+    let hellos = "EHLO x\r\n".repeat(1000);
+    while client.stream.write_all(hellos.as_bytes()).await.is_ok() {}
+    while server.handler.ends.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(server.handler.ends.lock().unwrap()[0], End::TimedOut.to_string());
+}
