@@ -57,11 +57,13 @@ pub(super) struct Frame {
     index: bool,
     description: Option<String>,
     canonical: Option<String>,
-    newsletter: Option<Masthead>,
+    newsletter: Option<About>,
+    /// Whether the newsletter's name stands above the page.
+    masthead: bool,
 }
 
 #[derive(Debug, Serialize)]
-struct Masthead {
+struct About {
     name: String,
     language: String,
     home: String,
@@ -77,6 +79,13 @@ impl Frame {
         self.index = true;
         self.canonical = Some(canonical);
         self.description = (!description.is_empty()).then(|| description.to_owned());
+        self
+    }
+
+    /// The same frame for a page that has the newsletter's name as its heading.
+    #[must_use]
+    pub(super) fn without_masthead(mut self) -> Self {
+        self.masthead = false;
         self
     }
 }
@@ -141,6 +150,7 @@ impl Pages {
             description: None,
             canonical: None,
             newsletter: None,
+            masthead: false,
         }
     }
 
@@ -149,7 +159,7 @@ impl Pages {
         let slug = &newsletter.slug;
         Frame {
             stylesheet: self.stylesheet(&newsletter.accent_color),
-            newsletter: Some(Masthead {
+            newsletter: Some(About {
                 name: newsletter.name.clone(),
                 language: newsletter.language.clone(),
                 home: self.paths.newsletter(slug),
@@ -157,6 +167,7 @@ impl Pages {
                 rss: self.paths.rss(slug),
                 postal_address: newsletter.postal_address.clone(),
             }),
+            masthead: true,
             ..self.frame(title)
         }
     }

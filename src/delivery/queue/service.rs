@@ -54,7 +54,7 @@ pub async fn claim(
 }
 
 /// Hands off service mails held by `claim`. A mail to an address that was suppressed for anything
-/// but a bounce meanwhile is skipped: a bounce is what a new confirmation may lift.
+/// but a bounce or an erasure meanwhile is skipped: those are what a new confirmation may lift.
 pub async fn hand_off(
     tx: &mut Tx,
     node: NodeId,
@@ -76,7 +76,7 @@ pub async fn hand_off(
                WHERE c.id = $2 AND n.id = $3 AND n.lease_until > $4) \
              AND NOT EXISTS (SELECT 1 FROM subscriber p JOIN suppression x \
                ON x.address_hash = p.address_hash \
-               WHERE p.id = service_mail.subscriber_id AND x.reason <> 'bounce') \
+               WHERE p.id = service_mail.subscriber_id AND x.reason NOT IN ('bounce', 'erased')) \
              RETURNING id, address",
         )
         .bind(ids)

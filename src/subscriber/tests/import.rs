@@ -173,3 +173,65 @@ proptest! {
         });
     }
 }
+
+/// A file of so many rows that is made as it is read.
+struct Endless {
+    rows: u64,
+    next: u64,
+    rest: Vec<u8>,
+}
+
+impl std::io::Read for Endless {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        use std::io::Write as _;
+        while self.rest.len() < out.len() && self.next < self.rows {
+            let n = self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let domain = ["gmail.com", "example.com", "yahoo.com", "web.de"][(n >> 62) as usize];
+            writeln!(self.rest, "reader.{n:x}@{domain},Reader {n:x}")?;
+            self.next += 1;
+        }
+        let count = out.len().min(self.rest.len());
+        out[..count].copy_from_slice(&self.rest[..count]);
+        self.rest.drain(..count);
+        Ok(count)
+    }
+}
+
+/// `cargo test --release -- --ignored --nocapture a_million_rows`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute; meant for a release build"]
+async fn a_million_rows_come_in_at_25_000_a_second_in_flat_memory() {
+    const ROWS: u64 = 1_000_000;
+    let house = House::new().await;
+    let file = Endless { rows: ROWS, next: 0, rest: b"email,name\n".to_vec() };
+    let means = (&house.keyring, Providers::embedded());
+    let started = std::time::Instant::now();
+    let mut memory_at_tenth = 0;
+    let mut slowest = Duration::ZERO;
+    let mut last = started;
+    let progress = |report: &Report| {
+        slowest = slowest.max(last.elapsed());
+        last = std::time::Instant::now();
+        if report.rows <= ROWS / 10 {
+            memory_at_tenth = peak_memory_kb();
+        }
+    };
+    let mut refusals = Vec::new();
+    let what = what(&house);
+    let report =
+        import(&house.db, means, &what, file, &mut refusals, progress, house.now).await.unwrap();
+    let rate = ROWS as f64 / started.elapsed().as_secs_f64();
+    let memory = peak_memory_kb();
+    println!("{rate:.0} rows/s, {memory_at_tenth} KB after a tenth, {memory} KB after all, ");
+    println!("slowest batch {slowest:?}");
+    assert_eq!(report.added, ROWS);
+    assert!(memory < memory_at_tenth + 32 * 1024, "memory grows with the file");
+    assert!(rate > 25_000.0, "{rate:.0} rows/s");
+}
+
+/// The most memory this process ever had, in KB; 0 where the system does not say.
+fn peak_memory_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}

@@ -149,7 +149,7 @@ pub(super) async fn newsletter(
         older: last.filter(|_| more).map(|last| format!("{home}?before={last}")),
     };
     let canonical = state.pages.links.newsletter(&slug);
-    let frame = state.pages.frame_of(&newsletter, newsletter.name.clone());
+    let frame = state.pages.frame_of(&newsletter, newsletter.name.clone()).without_masthead();
     state.pages.page("newsletter", &frame.listed(canonical, &newsletter.description), content)
 }
 

@@ -52,8 +52,8 @@ impl FormView {
 /// What a reader agrees to, in the words of the form.
 pub(super) fn consent(newsletter: &Newsletter) -> String {
     format!(
-        "You get every issue of {} by mail, and nothing else. A mail asks you to confirm first. You \
-         can leave at any time, in one click.",
+        "You get every issue of {} by mail, and nothing else. You can leave at any time, in one \
+         click.",
         newsletter.name
     )
 }
