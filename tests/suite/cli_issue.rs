@@ -29,7 +29,33 @@ pub(crate) fn with_issue() -> Installation {
 #[test]
 fn the_help_names_every_verb() {
     let house = Installation::empty();
-    insta::assert_snapshot!(house.run(&["issue", "--help"]).ok(), @"");
+    insta::assert_snapshot!(house.run(&["issue", "--help"]).ok(), @"
+    Write, check, send and follow issues
+
+    Usage: postrider issue [OPTIONS] <COMMAND>
+
+    Commands:
+      new       Write a file to start from, with comments that explain it
+      lint      Say what is wrong with an issue file, and what to do about it
+      preview   Write an issue as readers will see it to files, or show it in a browser
+      test      Send one copy, marked as a test, straight through the first relay
+      plan      Show who would get an issue, who would not and why, in which stages, and until when
+      send      Check an issue, show its plan and send it: seed list first, then stage by stage
+      schedule  Check an issue and have it sent at a time of day
+      undo      Take back a send whose first copy has not left
+      pause     Stop a send for now
+      resume    Go on after a pause or a halt
+      cancel    Give up all copies of an issue that have not left
+      status    Show how far a send has come
+      report    Show who did not get an issue, and why
+      list      List the issues of a newsletter
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -c, --config <FILE>  The configuration file [default: config.toml, if there is one; else built-in
+                           defaults] [env: POSTRIDER_CONFIG=]
+      -h, --help           Print help
+    ");
 }
 
 #[test]
@@ -64,7 +90,33 @@ fn findings_carry_code_place_and_suggestion() {
     let text = issue(437).replace("number: 437", "nubmer: 437").replace("https:", "http:");
     fs::write(house.path("bad.md"), text).unwrap();
     let found = house.run(&["issue", "lint", "bad.md"]);
-    insta::assert_snapshot!(found.stdout, @"");
+    insta::assert_snapshot!(found.stdout, @"
+    error[unknown-key]: the front matter has no key `nubmer`
+     --> bad.md:2:1
+      |
+    2 | nubmer: 437
+      | ^^^^^^
+      |
+      = help: did you mean `number`?
+
+    error[number-missing]: the issue has no number
+     --> bad.md:2:1
+      |
+    2 | nubmer: 437
+      | ^
+      |
+      = help: add `number: 1`
+
+    warning[link-http]: this link is http, which anyone on the way can read and change
+     --> bad.md:9:25
+      |
+    9 | ## [Queues have a cost](http://example.org/queues-437)
+      |                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: if it works, write https://example.org/queues-437
+
+    2 errors, 1 warning
+    ");
     insta::assert_snapshot!(found.fails(3), @"
     error: the issue has errors; it would not be sent
     ");
@@ -147,7 +199,23 @@ fn a_plan_says_who_and_who_not() {
     let plan = house.run(&["issue", "plan", "437.md"]).ok();
     let plan: Vec<&str> =
         plan.lines().filter(|line| !line.starts_with("largest message")).collect();
-    insta::assert_snapshot!(settled(&house, &plan.join("\n")), @"");
+    insta::assert_snapshot!(settled(&house, &plan.join("\n")), @"
+    600 recipients
+    1 active subscriber left out (suppressed 1)
+    not in the audience: 0 unsubscribed, 0 not confirmed
+
+    stage  name       readers
+        0  seed list        1
+        1  1 %             50
+        2  rest           549
+
+    provider  readers
+    google        599
+    other           1
+
+    first copy: TIME (in 10 min)
+    last copy:  TIME at today's limits (in 20 min)
+    ");
     let plan = house.run(&["issue", "plan", "437.md", "--json"]).json();
     assert_eq!(plan["recipients"], 600);
     assert_eq!(plan["rehearsal"]["copies"], 600);
@@ -166,13 +234,40 @@ fn bad_files_get_clear_answers_fast() {
         ran.fails(3);
         out
     };
-    insta::assert_snapshot!(lint(b"---\nnumber: [\n---\nText.\n"), @"");
+    let yaml = lint(b"---\nnumber: [\n---\nText.\n");
+    assert!(yaml.contains("error[front-matter-invalid]"), "{yaml}");
+    assert!(yaml.contains(" --> bad.md:2:9\n"), "{yaml}");
+    assert!(yaml.contains("put a value that begins with `[`"), "{yaml}");
     let garbage: Vec<u8> = (0..100_000_u32).map(|n| (n * 7919 % 251) as u8).collect();
-    insta::assert_snapshot!(lint(&garbage), @"");
-    insta::assert_snapshot!(lint(&vec![b'a'; 10_000_000]), @"");
+    insta::assert_snapshot!(lint(&garbage), @"
+    error[not-text]: byte 0x8a is not UTF-8
+     --> bad.md:1:2
+      |
+    1 | ␀
+      |  ^
+      |
+      = help: save the file as UTF-8
+
+    1 error
+    ");
+    insta::assert_snapshot!(lint(&vec![b'a'; 10_000_000]), @"
+    error[file-too-large]: the file has 9.5 MB; an issue file has at most 2 MB
+     --> bad.md:1:1
+      |
+    1 |
+      | ^
+      |
+      = help: is this the right file? Images are linked, not embedded
+
+    1 error
+    ");
     let items = "## [T](https://example.org/)\n\nText.\n\n".repeat(50_000);
     let many = lint(format!("---\nnumber: 1\n---\n{items}").as_bytes());
-    insta::assert_snapshot!(many.lines().take(3).collect::<Vec<_>>().join("\n"), @"");
+    insta::assert_snapshot!(many.lines().take(3).collect::<Vec<_>>().join("\n"), @"
+    error[too-many-items]: this would be item 2001; an issue has at most 2000
+        --> bad.md:8004:1
+         |
+    ");
     // Ten seconds are for slow machines; each of these takes a fraction of one.
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 

@@ -66,13 +66,9 @@ fn a_newsletter_is_made_shown_and_changed() {
 fn what_cannot_be_is_refused_with_a_way_out() {
     let house = Installation::new();
     let set = |args: &[&str]| house.run(["newsletter", "set"].iter().chain(args));
-    insta::assert_snapshot!(set(&["sre", "colour", "red"]).fails(2), @"
-    error: invalid value 'colour' for '[KEY]'
-
-      tip: a similar value exists: 'accent_color'
-
-    For more information, try '--help'.
-    ");
+    let error = set(&["sre", "colour", "red"]).fails(2);
+    assert!(error.contains("invalid value 'colour' for '[KEY]'"), "{error}");
+    assert!(error.contains("[possible values: name, description, "), "{error}");
     insta::assert_snapshot!(set(&["sre", "accent_color", "red"]).fails(1), @"
     error: accent_color: write a colour like #1f5fbf
     ");

@@ -59,31 +59,44 @@ async fn an_issue_goes_out_once_seed_list_first() {
     let copies = status.lines().find(|line| line.starts_with("copies:")).unwrap();
     assert_eq!(copies, "copies:      120 accepted + 1 rejected = 121 in the audience");
 
-    insta::assert_snapshot!(house.run(&["issue", "report"]).ok(), @"");
+    insta::assert_snapshot!(house.run(&["issue", "report"]).ok(), @"
+    issue 437: SRE Digest #437
+    state:  sent
+    copies: 120 accepted + 1 rejected = 121
+
+    copies  outcome   class              for example
+         1  rejected  unknown.permanent  rcpt_to: 550 5.0.0 The recipient's name asks for this
+
+    Who did not get it
+    reject-550@example.org               other       rejected      rcpt_to: 550 5.0.0 The recipient's name asks for this
+    ");
     let report = house.run(&["issue", "report", "437", "--json"]).json();
     assert_eq!(report["missed"].as_array().unwrap().len(), 1);
     assert_eq!(report["missed"][0]["address"], "reject-550@example.org");
     let listed = house.run(&["issue", "list"]).ok();
-    insta::assert_snapshot!(settled(&house, &listed), @"");
+    insta::assert_snapshot!(settled(&house, &listed), @"
+    number  state  first copy               finished                 subject
+       437  sent   TIME  TIME  SRE Digest #437
+    ");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_copy_is_marked_and_in_no_ledger() {
     let (house, sink) = with_readers(2, "").await;
-    let test = ["issue", "test", "437.md", "--to", "me@example.com", "--to", "defer@example.com"];
     let ran = house.run(&["issue", "test", "437.md", "--to", "me@example.com", "--name", "Ada"]);
     assert!(ran.ok().starts_with("me@example.com: accepted: 250 "));
     let mail = sink.mailbox().find(&Filter::default()).pop().unwrap();
     assert_eq!(mail.subject, "[Test] SRE Digest #437");
     assert!(String::from_utf8(mail.raw.clone()).unwrap().contains("Hi Ada"));
-    house.run(&test);
+    let more = ["issue", "test", "437.md", "--to", "me@example.com", "--to", "you@example.com"];
+    house.run(&more).ok();
     let ids: std::collections::HashSet<_> = sink
         .mailbox()
         .find(&Filter::default())
         .iter()
         .map(|mail| mail.message_id.clone())
         .collect();
-    assert!(ids.len() >= 2, "tests have Message-IDs of their own: {ids:?}");
+    assert!(ids.len() == 3, "tests have Message-IDs of their own: {ids:?}");
     assert_eq!(house.run(&["issue", "list", "--json"]).json(), serde_json::json!([]));
     let refused = house.run(&["issue", "test", "437.md", "--to", "reject-550@example.org"]);
     assert!(refused.stdout.contains("refused at rcpt_to: 550"), "{}", refused.stdout);
@@ -97,7 +110,9 @@ async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
     let asked = house.run(&["issue", "send", "437.md", "--yes"]);
     assert!(asked.stderr.contains("`postrider issue undo 437` takes it back"), "{}", asked.stderr);
     assert!(asked.stderr.contains("no daemon is running"), "{}", asked.stderr);
-    insta::assert_snapshot!(course("pause").fails(3), @"");
+    insta::assert_snapshot!(course("pause").fails(3), @"
+    error: issue 437 is scheduled: only a send under way can be paused
+    ");
     insta::assert_snapshot!(course("undo").stderr, @"issue 437 is a draft again; nothing was sent");
 
     let _daemon = house.start(&["serve"]);
@@ -109,14 +124,18 @@ async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
     let status = house.run(&["issue", "status", "--json"]).json();
     assert_eq!(status["state"], "paused");
     course("resume").ok();
-    insta::assert_snapshot!(house.run(&["issue", "cancel", "437"]).fails(3), @"");
+    insta::assert_snapshot!(house.run(&["issue", "cancel", "437"]).fails(3), @"
+    error: Give up all copies of issue 437 that have not left? Nobody is here to answer; say --yes to go on
+    ");
     house.run(&["issue", "cancel", "437", "--yes"]).ok();
     house.run(&["issue", "status", "437", "--follow"]).ok();
     let status = house.run(&["issue", "status", "--json"]).json();
     let (accepted, cancelled) = (&status["equation"]["accepted"], &status["equation"]["cancelled"]);
     assert_eq!(accepted.as_i64().unwrap() + cancelled.as_i64().unwrap(), 41, "{status:#}");
     assert_eq!(sink.stats().accepted as i64, accepted.as_i64().unwrap());
-    insta::assert_snapshot!(house.run(&["issue", "send", "437.md", "--yes"]).fails(3), @"");
+    insta::assert_snapshot!(house.run(&["issue", "send", "437.md", "--yes"]).fails(3), @"
+    error: issue 437 was cancelled, and nothing was started; to send it after all give it another number
+    ");
     insta::assert_snapshot!(house.run(&["issue", "pause", "438"]).fails(1), @"
     error: there is no issue 438; `postrider issue list` shows those there are
     ");
@@ -126,18 +145,30 @@ async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
 fn a_send_is_refused_for_a_reason() {
     let house = with_issue();
     let send = |args: &[&str]| house.run(["issue", "send"].iter().chain(args));
-    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"");
+    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"
+    error: SRE Digest has no reader who could get this issue yet
+    ");
     house.run(&["newsletter", "set", "sre", "--seed", "ada@example.com"]).ok();
-    insta::assert_snapshot!(last_line(&send(&["437.md"]).fails(3)), @"");
+    insta::assert_snapshot!(last_line(&send(&["437.md"]).fails(3)), @"
+    error: Send it to 1 recipient? Nobody is here to answer; say --yes to go on
+    ");
 
     fs::write(house.path("warn.md"), issue(437).replace("https:", "http:")).unwrap();
-    insta::assert_snapshot!(last_line(&send(&["warn.md", "--yes"]).fails(3)), @"");
-    insta::assert_snapshot!(last_line(&send(&["warn.md", "--allow", "link-htpt"]).fails(2)), @"");
+    insta::assert_snapshot!(last_line(&send(&["warn.md", "--yes"]).fails(3)), @"
+    error: the issue has warnings; nothing was sent. Put them right, or let them through with --allow link-http
+    ");
+    insta::assert_snapshot!(first_line(&send(&["warn.md", "--allow", "link-htpt"]).fails(2)), @"
+    error: invalid value 'link-htpt' for '--allow <CODE>': no warning has this code; did you mean `link-http`?
+    ");
     fs::write(house.path("bad.md"), issue(437).replace("one link", "TODO")).unwrap();
-    insta::assert_snapshot!(last_line(&send(&["bad.md", "--allow-warnings"]).fails(3)), @"");
+    insta::assert_snapshot!(last_line(&send(&["bad.md", "--allow-warnings"]).fails(3)), @"
+    error: the issue has errors; nothing was sent. Put them right and run this again
+    ");
 
     send(&["warn.md", "--yes", "--allow", "link-http"]).ok();
-    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"");
+    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"
+    error: issue 437 is scheduled already, and the file says something else than it did then. Nothing was started; `postrider issue undo 437` takes it back; then send it again
+    ");
 }
 
 #[test]
@@ -148,7 +179,9 @@ fn a_time_of_day_is_one_moment_to_come() {
         let args = ["issue", "schedule", "437.md", "--yes", "--zone", "Europe/Vienna", "--at", at];
         house.run(&args)
     };
-    insta::assert_snapshot!(schedule("2031-03-30 02:30").fails(1), @"");
+    insta::assert_snapshot!(schedule("2031-03-30 02:30").fails(1), @"
+    error: 2031-03-30T02:30:00 does not exist in Europe/Vienna: clocks are put forward over it (from +01 to +02); choose another time
+    ");
     let past = schedule("2024-08-12 09:00").fails(3);
     assert!(past.starts_with("error: 2024-08-12 07:00:00 UTC is past; it is "), "{past}");
     // It is dated today and leaves in years: a warning, as readers would see an old date.
@@ -165,6 +198,10 @@ fn a_time_of_day_is_one_moment_to_come() {
     let listed = house.run(&["issue", "list", "--json"]).json();
     assert_eq!(listed[0]["state"], "scheduled");
     assert_eq!(listed[0]["sends_at"], "2031-08-12T07:00:00.000000Z");
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 fn last_line(text: &str) -> &str {

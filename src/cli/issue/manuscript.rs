@@ -81,19 +81,24 @@ pub(super) struct Manuscript {
     pub(super) diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads a file, but not more of it than an issue can have (and one byte, to tell).
+/// As much of a file is read at most: enough to say how large one is that is too large.
+const READ_BYTES_MAX: u64 = 16 * FILE_BYTES_MAX as u64;
+
+/// Reads a file, or the beginning of one that is far too large.
 pub(super) fn read_file(path: &Path) -> anyhow::Result<(String, Vec<u8>)> {
-    let limit = FILE_BYTES_MAX as u64 + 1;
     let mut bytes = Vec::new();
     if path == Path::new("-") {
-        io::stdin().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
+        io::stdin()
+            .take(READ_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .context("cannot read standard input")?;
         return Ok(("standard input".to_owned(), bytes));
     }
     let shown = output::clean(&path.display().to_string()).into_owned();
     let cannot_read = || format!("cannot read {shown}");
     let file = File::open(path).with_context(cannot_read)?;
     anyhow::ensure!(!file.metadata()?.is_dir(), "{shown} is a folder; name the issue file in it");
-    file.take(limit).read_to_end(&mut bytes).with_context(cannot_read)?;
+    file.take(READ_BYTES_MAX).read_to_end(&mut bytes).with_context(cannot_read)?;
     Ok((shown, bytes))
 }
 
