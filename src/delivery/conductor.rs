@@ -474,8 +474,8 @@ async fn begin(
 async fn commonest_replies(db: &Db, issue: IssueId) -> db::Result<Vec<String>> {
     let rows: Vec<(String, i64)> = db
         .query(
-            "SELECT coalesce(code || ' ', '') || coalesce(enhanced || ' ', '') || \
-             substr(coalesce(text, ''), 1, 200) AS reply, COUNT(*) AS times \
+            "SELECT coalesce(code || ' ', '') || substr(coalesce(text, ''), 1, 200) AS reply, \
+             COUNT(*) AS times \
              FROM event WHERE issue_id = $1 AND kind <> 2 AND kind IN (4, 5) \
              GROUP BY reply ORDER BY times DESC LIMIT 3",
         )

@@ -275,16 +275,16 @@ fn attempts(copy: &Copy, kills: Kills) {
 
 /// I10: exactly the copies whose reply nobody saw, within what a kill can cause, each listed.
 fn uncertain(scene: &Scene, copies: &BTreeMap<i64, Copy>, kills: Kills) {
-    let is_lost = |copy: &Copy| {
-        copy.records.iter().any(|record| record.phase == Phase::Dot && !record.reply_sent)
+    let silent = |copy: &Copy, phase| {
+        copy.records.iter().any(|record| record.phase == phase && !record.reply_sent)
     };
     let mut by_kill = 0;
     for copy in copies.values() {
-        match (copy.state == CopyState::Uncertain, is_lost(copy)) {
-            (true, false) => by_kill += 1,
-            (false, true) => panic!("the reply was lost, and the ledger is certain: {copy:?}"),
-            _ => {}
-        }
+        let is_uncertain = copy.state == CopyState::Uncertain;
+        let lost = silent(copy, Phase::Dot);
+        assert!(is_uncertain || !lost, "a lost reply, and the ledger is certain: {copy:?}");
+        // A connection that ended in the data: the dot may have left by then, or not.
+        by_kill += usize::from(is_uncertain && !lost && !silent(copy, Phase::Body));
     }
     let most = scene.connections * (kills.daemon + kills.sink);
     assert!(

@@ -3,26 +3,18 @@
 use std::time::Duration;
 
 use postrider::db::state::{CopyState, IssueState};
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rand::RngExt as _;
 
 use crate::{
     checker::{Kills, check},
-    harness::{Daemon, NO_GATES, QUICK, Scene, Sink},
+    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, seeded},
 };
-
-/// Random, printed, and taken from the environment to repeat a run.
-fn seed() -> u64 {
-    let given = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("POSTRIDER_TEST_SEED={seed}");
-    seed
-}
 
 #[tokio::test]
 async fn thirty_kills_lose_nobody_and_double_nobody() {
     const READERS: usize = 5000;
     const KILLS: usize = 30;
-    let mut random = StdRng::seed_from_u64(seed());
+    let mut random = seeded();
     // Slow replies keep a copy of every connection between dot and reply.
     let sink = Sink::with("", &["--latency", "25ms"]).await;
     let options = format!("{QUICK}{NO_GATES}[limits]\nper_second = 120.0\nburst = 60\n");
@@ -58,7 +50,7 @@ async fn thirty_kills_lose_nobody_and_double_nobody() {
 #[tokio::test]
 async fn a_stop_leaves_nothing_uncertain() {
     const READERS: usize = 1000;
-    let mut random = StdRng::seed_from_u64(seed());
+    let mut random = seeded();
     let sink = Sink::with("", &["--latency", "25ms"]).await;
     let options = format!("{QUICK}[limits]\nper_second = 120.0\nburst = 60\n");
     let scene = Scene::new(&[&sink], &options).await;

@@ -1,0 +1,186 @@
+//! Relays die, come back, misbehave and refuse.
+
+use std::fmt::Write as _;
+
+use postrider::db::state::{CopyState, IssueState};
+
+use crate::{
+    checker::{Kills, check},
+    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, name, until},
+};
+
+/// A send that takes some ten seconds, and no gate.
+fn slow() -> String {
+    format!("{QUICK}{NO_GATES}[limits]\nper_second = 150.0\nburst = 20\n")
+}
+
+#[tokio::test]
+async fn a_relay_that_dies_and_comes_back_loses_nobody() {
+    const READERS: usize = 1000;
+    let mut sink = Sink::with("", &["--latency", "15ms"]).await;
+    let scene = Scene::new(&[&sink], &slow()).await;
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    for (kill, until_then) in [READERS / 10, READERS / 2].into_iter().enumerate() {
+        sink.accepts(until_then).await;
+        sink.kill();
+        until("the daemon sees that the relay is gone", async || {
+            let noticed = daemon.log().matches("a relay cannot be used").count();
+            (noticed > kill).then_some(())
+        })
+        .await;
+        sink.start().await;
+    }
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], READERS, Kills { daemon: 0, sink: 2 }).await;
+    println!("{outcome:?}");
+    let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
+    assert_eq!(known, READERS, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_other_relay_takes_over() {
+    const READERS: usize = 1000;
+    let mut main = Sink::with("", &["--latency", "15ms"]).await;
+    let spare = Sink::with("", &["--latency", "15ms"]).await;
+    let scene = Scene::new(&[&main, &spare], &slow()).await;
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    main.accepts(READERS / 10).await;
+    main.kill();
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&main, &spare], READERS, Kills { daemon: 0, sink: 1 }).await;
+    println!("{} + {}; {outcome:?}", main.accepted(), spare.accepted());
+    assert!(spare.accepted() > READERS / 4, "the spare relay took {}", spare.accepted());
+    let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
+    assert_eq!(known, READERS, "{outcome:?}");
+}
+
+/// What mailboxes at `KIND.example` do, and what must become of their copies after how many tries.
+const KINDS: [(&str, &str, CopyState, i64); 15] = [
+    ("fine", "", CopyState::Accepted, 1),
+    ("later", "stage = 'rcpt'\ntimes = 2\nreply = '450 4.2.0 Greylisted'", CopyState::Accepted, 3),
+    ("gone", "stage = 'rcpt'\nreply = '550 5.1.1 No such user'", CopyState::Rejected, 1),
+    ("data", "stage = 'data'\ntimes = 1\nreply = '451 4.3.0 Busy'", CopyState::Accepted, 2),
+    (
+        "leaves",
+        "stage = 'rcpt'\ntimes = 1\nreply = '421 4.3.2 Going down'\nthen = 'close'",
+        CopyState::Accepted,
+        2,
+    ),
+    ("mute", "stage = 'rcpt'\ntimes = 1\ncut = 0\nthen = 'close'", CopyState::Accepted, 2),
+    ("shut", "stage = 'data'\ntimes = 1\ncut = 0\nthen = 'close'", CopyState::Accepted, 2),
+    // A message this small has left with its dot before the end of the connection is seen.
+    ("body", "stage = 'body'\nafter_bytes = 200\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1),
+    ("dot4", "stage = 'dot'\ntimes = 1\nreply = '452 4.3.1 Full'", CopyState::Accepted, 2),
+    ("dot5", "stage = 'dot'\nreply = '554 5.6.0 Not like this'", CopyState::Rejected, 1),
+    ("lost", "stage = 'dot'\naccepted = true\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1),
+    ("half", "stage = 'dot'\naccepted = true\ncut = 2\nthen = 'close'", CopyState::Uncertain, 1),
+    ("drop", "stage = 'dot'\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1),
+    ("reset", "stage = 'dot'\ncut = 0\nthen = 'reset'", CopyState::Uncertain, 1),
+    ("bare", "stage = 'dot'\nshape = 'bare-lf'", CopyState::Accepted, 1),
+];
+
+#[tokio::test]
+async fn every_fault_has_its_outcome_and_no_copy_is_sent_twice() {
+    const EACH: usize = 24;
+    let mut faults = String::new();
+    for (kind, rule, _, _) in KINDS.iter().filter(|kind| !kind.1.is_empty()) {
+        let _ = writeln!(faults, "[[rule]]\nrecipient = '*@{kind}.example'\n{rule}\n");
+    }
+    let sink = Sink::with(&faults, &[]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    let mut rows = String::from("address,name\n");
+    for number in 0..EACH * KINDS.len() {
+        let kind = KINDS[number % KINDS.len()].0;
+        let _ = writeln!(rows, "reader{number:05}@{kind}.example,{}", name(number));
+    }
+    scene.import_rows(&rows);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let audience = EACH * KINDS.len();
+    let outcome = check(&scene, &[&sink], audience, Kills::default()).await;
+    println!("{outcome:?}");
+
+    let context = scene.context().await;
+    let found: Vec<(String, i64, i64)> = context
+        .db
+        .query(
+            "SELECT p.address, d.state, d.attempt FROM delivery d \
+             JOIN subscriber p ON p.id = d.subscriber_id",
+        )
+        .all()
+        .await
+        .unwrap();
+    for (kind, _, state, attempts) in KINDS {
+        let domain = format!("@{kind}.example");
+        let of_kind = found.iter().filter(|(address, _, _)| address.ends_with(&domain));
+        let mut counted = 0;
+        for (address, found, tries) in of_kind {
+            let found = CopyState::try_from(*found).unwrap();
+            assert_eq!((found, *tries), (state, attempts), "{address}");
+            counted += 1;
+        }
+        assert_eq!(counted, EACH, "{kind}");
+    }
+    context.db.close().await;
+}
+
+#[tokio::test]
+async fn a_block_at_the_canary_halts_the_send_with_its_figures() {
+    const READERS: usize = 1000;
+    let blocked = "[[rule]]\nstage = 'rcpt'\nshare = 0.2\n\
+                   reply = '550 5.7.1 Blocked for its reputation'\n";
+    let mut sink = Sink::with(blocked, &[]).await;
+    let scene = Scene::new(&[&sink], QUICK).await;
+    let mut rows = String::from("address,name\n");
+    for number in 0..READERS {
+        let _ = writeln!(rows, "reader{number:05}@example.org,{}", name(number));
+    }
+    scene.import_rows(&rows);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    scene.reaches(IssueState::Halted).await;
+    let status = scene.status();
+    let halt = &status["halt"];
+    assert_eq!(halt["gate"], "policy", "{status}");
+    assert!(halt["hits"].as_i64().unwrap() >= 3, "{status}");
+    assert!(halt["sample"].as_i64() >= halt["hits"].as_i64(), "{status}");
+    let reply = halt["replies"][0].as_str().unwrap();
+    assert!(reply.starts_with("550 5.7.1 Blocked for its reputation ("), "{status}");
+    // The canary is fifty readers: nobody else was troubled.
+    assert!(sink.journal().len() <= 50, "{} transactions", sink.journal().len());
+
+    let error = scene.house.run(&["issue", "resume", "1", "--yes"]).fails(3);
+    assert!(error.contains("--reason"), "{error}");
+    // The block is lifted; what is left of it in the figures is for the operator to judge.
+    sink.kill();
+    sink.set_faults("");
+    sink.start().await;
+    let context = scene.context().await;
+    let mut resumed = 0;
+    until("the issue is sent", async || {
+        let sql = "SELECT state FROM issue";
+        let state: IssueState = context.db.query(sql).scalar().await.unwrap();
+        if state == IssueState::Halted {
+            resumed += 1;
+            scene.issue("resume", &["--yes", "--reason", "the block was lifted"]);
+        }
+        (state == IssueState::Sent).then_some(())
+    })
+    .await;
+    assert!(resumed <= 4, "resumed {resumed} times");
+    context.db.close().await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    println!("resumed {resumed} times; {outcome:?}");
+    let rejected = outcome.count(CopyState::Rejected);
+    assert!((3..=50).contains(&rejected), "{outcome:?}");
+    assert_eq!(outcome.count(CopyState::Accepted), READERS - rejected, "{outcome:?}");
+}
