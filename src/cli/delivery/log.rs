@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_line_for_people_cannot_steer_the_terminal() {
         let text = for_people(Providers::embedded(), &line(EventKind::Rejected), false);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @"2024-08-11 09:05:07.250  rejected        sre#437     ada@gmail.com                   google      main        rcpt_to 550 5.1.1  [recipient]  try 2  12.3 ms  no such user [2J");
         let text = for_people(Providers::embedded(), &line(EventKind::Rejected), true);
         assert!(text.contains("\u{1b}[31mrejected      \u{1b}[0m"), "{text}");
         assert_eq!(text.matches('\u{1b}').count(), 2);

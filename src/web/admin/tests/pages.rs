@@ -8,9 +8,7 @@ fn texts(html: &str, selector: &str) -> Vec<String> {
     let page = Html::parse_document(html);
     let selector = Selector::parse(selector).unwrap();
     page.select(&selector)
-        .map(|found| {
-            found.text().collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
-        })
+        .map(|found| found.text().flat_map(str::split_whitespace).collect::<Vec<_>>().join(" "))
         .collect()
 }
 
