@@ -246,7 +246,7 @@ async fn no_address_smuggles_a_command_or_a_header() {
     let mut rows =
         String::from("address,name\n\"zoe@example.com\",\"Zoe\r\nBcc: eve@evil.example\"\n");
     for address in bad {
-        rows.push_str(&format!("\"{address}\",Bad\n"));
+        rows += &format!("\"{address}\",Bad\n");
     }
     fs::write(scene.house.path("readers.csv"), rows).unwrap();
     let import = ["subscriber", "import", "readers.csv", "--consent-source", "list"];

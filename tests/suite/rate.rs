@@ -1,8 +1,6 @@
 //! The rate limit, measured where the copies arrive.
 
-use postrider::{
-    db::state::{CopyState, IssueState},
-};
+use postrider::db::state::{CopyState, IssueState};
 
 use crate::{
     checker::{Kills, check},
