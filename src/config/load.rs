@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Relay, RelayTls};
+use super::{Config, Relay, RelayTls, Secret};
 
 /// The example file, which lists every key with its default.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -35,9 +35,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let mut config = Self::parse(&text, &path.display().to_string())?;
-        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
-        Ok(config)
+        Self::read(&text, &path.display().to_string(), path.parent().unwrap_or(Path::new("")))
     }
 
     /// Reads the text of a file that is called `name` in errors.
@@ -45,8 +43,14 @@ impl Config {
     /// # Errors
     /// With file, line and key of what is wrong.
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
+        Self::read(text, name, Path::new(""))
+    }
+
+    /// Paths come before the checks, which look for a password's file.
+    fn read(text: &str, name: &str, folder: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text)
             .map_err(|error| ConfigError::Invalid(explain(&error, text, name)))?;
+        config.resolve_paths(folder);
         config.check().map_err(|(key, problem)| {
             let line = line_of_key(text, key);
             ConfigError::Invalid(format!("{name}:{line}: {key}: {problem}"))
@@ -55,9 +59,13 @@ impl Config {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
+        let relay_files = self.relay.iter_mut().flat_map(|relay| {
+            let password = relay.password.as_mut().and_then(Secret::file_mut);
+            relay.ca_file.iter_mut().chain(password)
+        });
         let paths = std::iter::once(&mut self.data_folder)
             .chain(&mut self.template_folder)
-            .chain(self.relay.iter_mut().filter_map(|relay| relay.ca_file.as_mut()))
+            .chain(relay_files)
             .chain(self.dkim.iter_mut().map(|dkim| &mut dkim.key_file));
         for path in paths {
             *path = folder.join(&path);
@@ -247,6 +255,22 @@ mod tests {
         assert!(error.contains("in the clear"), "{error}");
         let config = Config::parse(relay, "config.toml").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_file_lies_beside_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let relay = "[[relay]]\nname = \"r\"\nhost = \"h\"\nusername = \"u\"\n\
+                     password = { file = \"relay.password\" }\n";
+        std::fs::write(&file, relay).unwrap();
+        let error = Config::load(&file).unwrap_err().to_string();
+        let missing = folder.path().join("relay.password");
+        assert!(error.contains(&format!("{} cannot be read", missing.display())), "{error}");
+        std::fs::write(&missing, "hunter2\n").unwrap();
+        let config = Config::load(&file).unwrap();
+        let password = config.relay[0].password.as_ref().unwrap().reveal();
+        assert_eq!(password.as_deref(), Ok("hunter2"));
     }
 
     #[test]

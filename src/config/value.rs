@@ -33,6 +33,14 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
+    /// The path of its file, if it is kept in one.
+    pub(super) fn file_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::File { file } => Some(file),
+            Self::Text(_) | Self::Environment { .. } => None,
+        }
+    }
+
     /// The secret's text.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ impl Postfix {
     fn certify(&self) {
         let mut certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         certificate.distinguished_name.push(DnType::CommonName, "localhost");
-        let (root, issuer) = authority();
+        let (root, issuer) = authority("Root of this relay");
         let key = KeyPair::generate().unwrap();
         let certificate = certificate.signed_by(&key, &issuer).unwrap();
         fs::write(self.ca_file(), root).unwrap();
@@ -165,9 +165,9 @@ impl Drop for Postfix {
 }
 
 /// A root certificate as PEM, and what issues in its name.
-pub(super) fn authority() -> (String, Issuer<'static, KeyPair>) {
+pub(super) fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
     let mut root = CertificateParams::new(vec![]).unwrap();
-    root.distinguished_name.push(DnType::CommonName, "Root of a test");
+    root.distinguished_name.push(DnType::CommonName, name);
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let key = KeyPair::generate().unwrap();
