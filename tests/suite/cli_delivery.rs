@@ -161,7 +161,10 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     let listed = house.run(&["delivery", "uncertain", "--issue", "437"]);
     let copies = house.run(&["delivery", "uncertain", "--issue", "437", "--json"]).json();
     let id = copies[0]["message_id"].as_str().unwrap();
-    insta::assert_snapshot!(settled(&house, &listed.stdout.replace(id, "ID@localhost")), @"");
+    insta::assert_snapshot!(settled(&house, &listed.stdout.replace(id, "ID@localhost")), @r"
+    address            provider  relay  since                    Message-ID                         what happened
+    carol@example.org  other     main   TIME  ID@localhost  the server closed the connection
+    ");
     insta::assert_snapshot!(listed.stderr, @"
     look for the Message-IDs in the relay's log, then settle each with `postrider delivery resolve`
     ");

@@ -12,7 +12,14 @@ fn an_installation_comes_from_nothing_and_is_not_touched_again() {
     let made = house.run(&["init"]);
     let password = made.stdout.trim().to_owned();
     assert_eq!(password.len(), 20, "{password}");
-    insta::assert_snapshot!(settled(&house, &made.ok_stderr()), @"");
+    insta::assert_snapshot!(settled(&house, &made.ok_stderr()), @r"
+    wrote config.toml: every key is explained in it
+    wrote postrider-data/postrider.key: keep a copy in a safe place
+    the data is in postrider-data
+    `admin` may log in as operator
+    the password of `admin`, shown this once:
+    next: `postrider doctor` says what is missing, `postrider newsletter create` makes a newsletter, `postrider serve` runs it all
+    ");
     assert_eq!(fs::read_to_string(house.path("config.toml")).unwrap(), EXAMPLE);
     for name in ["config.toml", "postrider-data", "postrider-data/postrider.key"] {
         assert!(is_private(&house.path(name)), "{name}");
@@ -22,7 +29,12 @@ fn an_installation_comes_from_nothing_and_is_not_touched_again() {
     let key = fs::read(house.path("postrider-data/postrider.key")).unwrap();
     let again = house.run(&["init"]);
     assert_eq!(again.stdout, "", "a password is shown once");
-    insta::assert_snapshot!(settled(&house, &again.ok_stderr()), @"");
+    insta::assert_snapshot!(settled(&house, &again.ok_stderr()), @r"
+    config.toml is there already and stays as it is
+    the data is in postrider-data
+    users are there already; `postrider user list` shows them
+    next: `postrider doctor` says what is missing, `postrider newsletter create` makes a newsletter, `postrider serve` runs it all
+    ");
     let config = fs::read_to_string(house.path("config.toml")).unwrap();
     assert_eq!(config, "[signup]\ntotal = 7\n");
     assert_eq!(fs::read(house.path("postrider-data/postrider.key")).unwrap(), key);
@@ -38,7 +50,19 @@ fn a_signing_key_comes_with_its_records() {
     assert!(is_private(&key));
     let pem = fs::read_to_string(&key).unwrap();
     let public = records.split("p=").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    insta::assert_snapshot!(records.replace(&public, "PUBLIC"), @"");
+    insta::assert_snapshot!(records.replace(&public, "PUBLIC"), @r#"
+    ; The signing key. Some large receivers look at RSA keys only: make a second key with
+    ; `openssl genrsa -out dkim-rsa.pem 2048`, name it in a [[dkim]] block of its own, and
+    ; `postrider doctor --dns` prints its record too.
+    postrider._domainkey.example.com. IN TXT ( "v=DKIM1; k=ed25519; p=PUBLIC" )
+    ; Who may send for example.com: put your relay's own term (include:…) before ~all.
+    example.com. IN TXT ( "v=spf1 mx ~all" )
+    ; What receivers do with mail that fails; p=none to begin with, then quarantine.
+    _dmarc.example.com. IN TXT ( "v=DMARC1; p=none; rua=mailto:dmarc@example.com" )
+    ; Returned mail comes to this machine, whose name must have an address.
+    bounce.example.com. IN MX 10 mail.example.com.
+    bounce.example.com. IN TXT ( "v=spf1 mx ~all" )
+    "#);
     assert!(!records.contains(pem.lines().nth(1).unwrap()), "the private key was printed");
 
     let config = fs::read_to_string(house.path("config.toml")).unwrap();
@@ -81,7 +105,10 @@ fn users_come_and_go() {
     let error = house.run(&["user", "add", "x", "--role", "boss"]).fails(2);
     assert!(error.contains("one of viewer, editor, operator"), "{error}");
     let list = house.run(&["user", "list"]).ok();
-    insta::assert_snapshot!(settled(&house, &list), @"");
+    insta::assert_snapshot!(settled(&house, &list), @r"
+    name   role    since                    state
+    grace  editor  TIME  may log in
+    ");
     house.run(&["user", "disable", "grace"]).ok();
     assert!(house.run(&["user", "list"]).ok().contains("disabled since"));
     let password = house.run(&["user", "password", "grace"]).ok();
@@ -97,7 +124,14 @@ fn users_come_and_go() {
 fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     let house = Installation::empty();
     let nothing = house.run(&["doctor"]).ok();
-    insta::assert_snapshot!(settled(&house, &nothing), @"");
+    insta::assert_snapshot!(settled(&house, &nothing), @r"
+    ok       configuration  none: built-in defaults are used
+    warning  data folder    postrider-data is not there yet
+                            → run `postrider init`
+    warning  database       there is none yet at postrider-data/postrider.db
+                            → run `postrider init`
+    ok       relays         none: mail goes to the built-in mailbox
+    ");
     assert!(!house.path("postrider-data").exists(), "the doctor made something");
 
     fs::write(house.path("password"), "correct horse battery\n").unwrap();

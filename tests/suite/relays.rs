@@ -1,6 +1,6 @@
 //! Relays die, come back, misbehave and refuse.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::RangeInclusive};
 
 use postrider::db::state::{CopyState, IssueState};
 
@@ -61,28 +61,49 @@ async fn the_other_relay_takes_over() {
 }
 
 /// What mailboxes at `KIND.example` do, and what must become of their copies after how many tries.
-const KINDS: [(&str, &str, CopyState, i64); 15] = [
-    ("fine", "", CopyState::Accepted, 1),
-    ("later", "stage = 'rcpt'\ntimes = 2\nreply = '450 4.2.0 Greylisted'", CopyState::Accepted, 3),
-    ("gone", "stage = 'rcpt'\nreply = '550 5.1.1 No such user'", CopyState::Rejected, 1),
-    ("data", "stage = 'data'\ntimes = 1\nreply = '451 4.3.0 Busy'", CopyState::Accepted, 2),
+const KINDS: [(&str, &str, CopyState, RangeInclusive<i64>); 15] = [
+    ("fine", "", CopyState::Accepted, 1..=1),
+    (
+        "later",
+        "stage = 'rcpt'\ntimes = 2\nreply = '450 4.2.0 Greylisted'",
+        CopyState::Accepted,
+        3..=3,
+    ),
+    ("gone", "stage = 'rcpt'\nreply = '550 5.1.1 No such user'", CopyState::Rejected, 1..=1),
+    ("data", "stage = 'data'\ntimes = 1\nreply = '451 4.3.0 Busy'", CopyState::Accepted, 2..=2),
     (
         "leaves",
         "stage = 'rcpt'\ntimes = 1\nreply = '421 4.3.2 Going down'\nthen = 'close'",
         CopyState::Accepted,
-        2,
+        2..=2,
     ),
-    ("mute", "stage = 'rcpt'\ntimes = 1\ncut = 0\nthen = 'close'", CopyState::Accepted, 2),
-    ("shut", "stage = 'data'\ntimes = 1\ncut = 0\nthen = 'close'", CopyState::Accepted, 2),
+    // Hung up on without a word: an attempt only if the envelope was not opened ahead.
+    ("mute", "stage = 'rcpt'\ntimes = 1\ncut = 0\nthen = 'close'", CopyState::Accepted, 1..=2),
+    ("shut", "stage = 'data'\ntimes = 1\ncut = 0\nthen = 'close'", CopyState::Accepted, 1..=2),
     // A message this small has left with its dot before the end of the connection is seen.
-    ("body", "stage = 'body'\nafter_bytes = 200\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1),
-    ("dot4", "stage = 'dot'\ntimes = 1\nreply = '452 4.3.1 Full'", CopyState::Accepted, 2),
-    ("dot5", "stage = 'dot'\nreply = '554 5.6.0 Not like this'", CopyState::Rejected, 1),
-    ("lost", "stage = 'dot'\naccepted = true\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1),
-    ("half", "stage = 'dot'\naccepted = true\ncut = 2\nthen = 'close'", CopyState::Uncertain, 1),
-    ("drop", "stage = 'dot'\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1),
-    ("reset", "stage = 'dot'\ncut = 0\nthen = 'reset'", CopyState::Uncertain, 1),
-    ("bare", "stage = 'dot'\nshape = 'bare-lf'", CopyState::Accepted, 1),
+    (
+        "body",
+        "stage = 'body'\nafter_bytes = 200\ncut = 0\nthen = 'close'",
+        CopyState::Uncertain,
+        1..=1,
+    ),
+    ("dot4", "stage = 'dot'\ntimes = 1\nreply = '452 4.3.1 Full'", CopyState::Accepted, 2..=2),
+    ("dot5", "stage = 'dot'\nreply = '554 5.6.0 Not like this'", CopyState::Rejected, 1..=1),
+    (
+        "lost",
+        "stage = 'dot'\naccepted = true\ncut = 0\nthen = 'close'",
+        CopyState::Uncertain,
+        1..=1,
+    ),
+    (
+        "half",
+        "stage = 'dot'\naccepted = true\ncut = 2\nthen = 'close'",
+        CopyState::Uncertain,
+        1..=1,
+    ),
+    ("drop", "stage = 'dot'\ncut = 0\nthen = 'close'", CopyState::Uncertain, 1..=1),
+    ("reset", "stage = 'dot'\ncut = 0\nthen = 'reset'", CopyState::Uncertain, 1..=1),
+    ("bare", "stage = 'dot'\nshape = 'bare-lf'", CopyState::Accepted, 1..=1),
 ];
 
 #[tokio::test]
@@ -118,13 +139,14 @@ async fn every_fault_has_its_outcome_and_no_copy_is_sent_twice() {
         .all()
         .await
         .unwrap();
-    for (kind, _, state, attempts) in KINDS {
+    for (kind, _, state, attempts) in &KINDS {
         let domain = format!("@{kind}.example");
         let of_kind = found.iter().filter(|(address, _, _)| address.ends_with(&domain));
         let mut counted = 0;
         for (address, found, tries) in of_kind {
             let found = CopyState::try_from(*found).unwrap();
-            assert_eq!((found, *tries), (state, attempts), "{address}");
+            assert_eq!(found, *state, "{address}");
+            assert!(attempts.contains(tries), "{tries} attempts: {address}");
             counted += 1;
         }
         assert_eq!(counted, EACH, "{kind}");
