@@ -3,7 +3,7 @@
 //!
 //! Nobody logs readers' addresses, so the log has none to redact. The registry is filled by those who
 //! know (the ledger's writer counts outcomes); what can be read off at any time is set when somebody
-//! asks ([`Metrics::set`]).
+//! asks (`Metrics`).
 
 mod metrics;
 mod requests;

@@ -5,7 +5,7 @@
 //! message, the first so many times) and what happens (a reply, a spoilt reply, a delay, a closed
 //! or reset connection, …). [`Faults`] is a profile compiled, with the counts that rules keep.
 //! The first rule that matches strikes. What a rule does on the wire is
-//! [`Misbehaviour`](crate::smtp::server::Misbehaviour)'s business.
+//! [`Misbehaviour`]'s business.
 
 pub mod magic;
 pub mod profile;

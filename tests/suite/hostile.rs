@@ -245,9 +245,7 @@ async fn no_address_smuggles_a_command_or_a_header() {
     ];
     let mut rows =
         String::from("address,name\n\"zoe@example.com\",\"Zoe\r\nBcc: eve@evil.example\"\n");
-    for address in bad {
-        rows += &format!("\"{address}\",Bad\n");
-    }
+    rows.extend(bad.map(|address| format!("\"{address}\",Bad\n")));
     fs::write(scene.house.path("readers.csv"), rows).unwrap();
     let import = ["subscriber", "import", "readers.csv", "--consent-source", "list"];
     scene.house.run(&import).ok();

@@ -120,7 +120,7 @@ pub enum End {
     /// The client was too slow, in a command or in all.
     #[error("the client was too slow")]
     TimedOut,
-    /// The client broke a bound of [`Limits`].
+    /// The client broke a bound of [`Limits`](super::Limits).
     #[error("the client exceeded a limit")]
     LimitExceeded,
     /// The server is shutting down.
