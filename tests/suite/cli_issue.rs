@@ -63,12 +63,8 @@ fn a_new_issue_cannot_be_sent_as_it_is() {
     let house = Installation::new();
     let made = house.run(&["issue", "new"]);
     assert_eq!(made.stdout, "1.md\n");
-    insta::assert_snapshot!(made.stderr, @"
-    write issue 1 in it; `postrider issue preview 1.md --serve` shows it meanwhile
-    ");
-    insta::assert_snapshot!(house.run(&["issue", "new"]).fails(3), @"
-    error: 1.md is there already and was left as it is; name another file
-    ");
+    insta::assert_snapshot!(made.stderr, @"write issue 1 in it; `postrider issue preview 1.md --serve` shows it meanwhile");
+    insta::assert_snapshot!(house.run(&["issue", "new"]).fails(3), @"error: 1.md is there already and was left as it is; name another file");
     let printed = house.run(&["issue", "new", "-", "--number", "12"]).ok();
     assert!(printed.contains("\nnumber: 12\n"), "{printed}");
 
@@ -117,9 +113,7 @@ fn findings_carry_code_place_and_suggestion() {
 
     2 errors, 1 warning
     ");
-    insta::assert_snapshot!(found.fails(3), @"
-    error: the issue has errors; it would not be sent
-    ");
+    insta::assert_snapshot!(found.fails(3), @"error: the issue has errors; it would not be sent");
 }
 
 #[test]
@@ -272,9 +266,7 @@ fn bad_files_get_clear_answers_fast() {
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 
     let error = house.run(&["issue", "lint", "none.md"]).fails(1);
-    insta::assert_snapshot!(error, @"
-    error: cannot read none.md: No such file or directory (os error 2)
-    ");
+    insta::assert_snapshot!(error, @"error: cannot read none.md: No such file or directory (os error 2)");
     let error = house.run(&["issue", "lint", "."]).fails(1);
     insta::assert_snapshot!(error, @"error: . is a folder; name the issue file in it");
 }

@@ -7,9 +7,7 @@ fn a_newsletter_is_made_shown_and_changed() {
     let house = Installation::empty();
     let listed = house.run(&["newsletter", "list"]);
     assert_eq!(listed.stdout, "");
-    insta::assert_snapshot!(listed.stderr, @"
-    there is no newsletter yet; make one with `postrider newsletter create`
-    ");
+    insta::assert_snapshot!(listed.stderr, @"there is no newsletter yet; make one with `postrider newsletter create`");
     let create = [
         "newsletter",
         "create",
@@ -33,9 +31,7 @@ fn a_newsletter_is_made_shown_and_changed() {
     sre: ada@example.com is now on the seed list
     newsletter `sre` is made; readers sign up at http://127.0.0.1:8080/sre/
     ");
-    insta::assert_snapshot!(house.run(&create).fails(1), @"
-    error: there is already a newsletter `sre`; choose another slug
-    ");
+    insta::assert_snapshot!(house.run(&create).fails(1), @"error: there is already a newsletter `sre`; choose another slug");
     house.run(&["newsletter", "set", "sre", "accent_color", "#0a7c4a"]).ok();
     house.run(&["newsletter", "set", "sre", "--seed", "bob@example.com"]).ok();
     house.run(&["newsletter", "set", "sre", "--remove-seed", "ada@example.com"]).ok();
@@ -69,18 +65,12 @@ fn what_cannot_be_is_refused_with_a_way_out() {
     let error = set(&["sre", "colour", "red"]).fails(2);
     assert!(error.contains("invalid value 'colour' for '[KEY]'"), "{error}");
     assert!(error.contains("[possible values: name, description, "), "{error}");
-    insta::assert_snapshot!(set(&["sre", "accent_color", "red"]).fails(1), @"
-    error: accent_color: write a colour like #1f5fbf
-    ");
+    insta::assert_snapshot!(set(&["sre", "accent_color", "red"]).fails(1), @"error: accent_color: write a colour like #1f5fbf");
     let error = set(&["sre"]).fails(2);
     assert!(error.contains("required arguments were not provided"), "{error}");
-    insta::assert_snapshot!(set(&["sra", "name", "X"]).fails(1), @"
-    error: there is no newsletter `sra`; `postrider newsletter list` shows those there are
-    ");
+    insta::assert_snapshot!(set(&["sra", "name", "X"]).fails(1), @"error: there is no newsletter `sra`; `postrider newsletter list` shows those there are");
     let create = ["newsletter", "create", "No Slug", "--name", "X", "--from", "a@example.com"];
-    insta::assert_snapshot!(house.run(&create).fails(1), @"
-    error: `No Slug` cannot be a slug: use 1 to 40 lower-case letters, digits and hyphens
-    ");
+    insta::assert_snapshot!(house.run(&create).fails(1), @"error: `No Slug` cannot be a slug: use 1 to 40 lower-case letters, digits and hyphens");
 
     let suppress = ["subscriber", "suppress", "eve@example.com", "--reason", "asked"];
     house.run(&suppress).ok();

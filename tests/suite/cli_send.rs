@@ -111,9 +111,7 @@ async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
     let asked = house.run(&["issue", "send", "437.md", "--yes"]);
     assert!(asked.stderr.contains("`postrider issue undo 437` takes it back"), "{}", asked.stderr);
     assert!(asked.stderr.contains("no daemon is running"), "{}", asked.stderr);
-    insta::assert_snapshot!(course("pause").fails(3), @"
-    error: issue 437 is scheduled: only a send under way can be paused
-    ");
+    insta::assert_snapshot!(course("pause").fails(3), @"error: issue 437 is scheduled: only a send under way can be paused");
     insta::assert_snapshot!(course("undo").stderr, @"issue 437 is a draft again; nothing was sent");
 
     let _daemon = house.start(&["serve"]);
@@ -125,51 +123,35 @@ async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
     let status = house.run(&["issue", "status", "--json"]).json();
     assert_eq!(status["state"], "paused");
     course("resume").ok();
-    insta::assert_snapshot!(house.run(&["issue", "cancel", "437"]).fails(3), @"
-    error: Give up all copies of issue 437 that have not left? Nobody is here to answer; say --yes to go on
-    ");
+    insta::assert_snapshot!(house.run(&["issue", "cancel", "437"]).fails(3), @"error: Give up all copies of issue 437 that have not left? Nobody is here to answer; say --yes to go on");
     house.run(&["issue", "cancel", "437", "--yes"]).ok();
     house.run(&["issue", "status", "437", "--follow"]).ok();
     let status = house.run(&["issue", "status", "--json"]).json();
-    let (accepted, cancelled) = (&status["equation"]["accepted"], &status["equation"]["cancelled"]);
-    assert_eq!(accepted.as_i64().unwrap() + cancelled.as_i64().unwrap(), 41, "{status:#}");
-    assert_eq!(sink.stats().accepted as i64, accepted.as_i64().unwrap());
-    insta::assert_snapshot!(house.run(&["issue", "send", "437.md", "--yes"]).fails(3), @"
-    error: issue 437 was cancelled, and nothing was started; to send it after all give it another number
-    ");
-    insta::assert_snapshot!(house.run(&["issue", "pause", "438"]).fails(1), @"
-    error: there is no issue 438; `postrider issue list` shows those there are
-    ");
+    // The dead mailbox may have been tried before the cancel.
+    let figure = |word: &str| status["equation"][word].as_i64().unwrap();
+    let ended = figure("accepted") + figure("rejected") + figure("cancelled");
+    assert_eq!(ended, 41, "{status:#}");
+    assert_eq!(sink.stats().accepted as i64, figure("accepted"));
+    insta::assert_snapshot!(house.run(&["issue", "send", "437.md", "--yes"]).fails(3), @"error: issue 437 was cancelled, and nothing was started; to send it after all give it another number");
+    insta::assert_snapshot!(house.run(&["issue", "pause", "438"]).fails(1), @"error: there is no issue 438; `postrider issue list` shows those there are");
 }
 
 #[test]
 fn a_send_is_refused_for_a_reason() {
     let house = with_issue();
     let send = |args: &[&str]| house.run(["issue", "send"].iter().chain(args));
-    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"
-    error: SRE Digest has no reader who could get this issue yet
-    ");
+    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"error: SRE Digest has no reader who could get this issue yet");
     house.run(&["newsletter", "set", "sre", "--seed", "ada@example.com"]).ok();
-    insta::assert_snapshot!(last_line(&send(&["437.md"]).fails(3)), @"
-    error: Send it to 1 recipient? Nobody is here to answer; say --yes to go on
-    ");
+    insta::assert_snapshot!(last_line(&send(&["437.md"]).fails(3)), @"error: Send it to 1 recipient? Nobody is here to answer; say --yes to go on");
 
     fs::write(house.path("warn.md"), issue(437).replace("https:", "http:")).unwrap();
-    insta::assert_snapshot!(last_line(&send(&["warn.md", "--yes"]).fails(3)), @"
-    error: the issue has warnings; nothing was sent. Put them right, or let them through with --allow link-http
-    ");
-    insta::assert_snapshot!(first_line(&send(&["warn.md", "--allow", "link-htpt"]).fails(2)), @"
-    error: invalid value 'link-htpt' for '--allow <CODE>': no warning has this code; did you mean `link-http`?
-    ");
+    insta::assert_snapshot!(last_line(&send(&["warn.md", "--yes"]).fails(3)), @"error: the issue has warnings; nothing was sent. Put them right, or let them through with --allow link-http");
+    insta::assert_snapshot!(first_line(&send(&["warn.md", "--allow", "link-htpt"]).fails(2)), @"error: invalid value 'link-htpt' for '--allow <CODE>': no warning has this code; did you mean `link-http`?");
     fs::write(house.path("bad.md"), issue(437).replace("one link", "TODO")).unwrap();
-    insta::assert_snapshot!(last_line(&send(&["bad.md", "--allow-warnings"]).fails(3)), @"
-    error: the issue has errors; nothing was sent. Put them right and run this again
-    ");
+    insta::assert_snapshot!(last_line(&send(&["bad.md", "--allow-warnings"]).fails(3)), @"error: the issue has errors; nothing was sent. Put them right and run this again");
 
     send(&["warn.md", "--yes", "--allow", "link-http"]).ok();
-    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"
-    error: issue 437 is scheduled already, and the file says something else than it did then. Nothing was started; `postrider issue undo 437` takes it back; then send it again
-    ");
+    insta::assert_snapshot!(last_line(&send(&["437.md", "--yes"]).fails(3)), @"error: issue 437 is scheduled already, and the file says something else than it did then. Nothing was started; `postrider issue undo 437` takes it back; then send it again");
 }
 
 #[test]
@@ -180,9 +162,7 @@ fn a_time_of_day_is_one_moment_to_come() {
         let args = ["issue", "schedule", "437.md", "--yes", "--zone", "Europe/Vienna", "--at", at];
         house.run(&args)
     };
-    insta::assert_snapshot!(schedule("2031-03-30 02:30").fails(1), @"
-    error: 2031-03-30T02:30:00 does not exist in Europe/Vienna: clocks are put forward over it (from +01 to +02); choose another time
-    ");
+    insta::assert_snapshot!(schedule("2031-03-30 02:30").fails(1), @"error: 2031-03-30T02:30:00 does not exist in Europe/Vienna: clocks are put forward over it (from +01 to +02); choose another time");
     let past = schedule("2024-08-12 09:00").fails(3);
     assert!(past.starts_with("error: 2024-08-12 07:00:00 UTC is past; it is "), "{past}");
     // It is dated today and leaves in years: a warning, as readers would see an old date.
