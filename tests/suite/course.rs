@@ -11,7 +11,7 @@ use rand::seq::SliceRandom as _;
 
 use crate::{
     checker::{Kills, check},
-    harness::{Daemon, QUICK, Scene, Sink, seeded, until},
+    harness::{Daemon, QUICK, Scene, Sink, address, seeded, until},
 };
 
 /// A send that takes some ten seconds.
@@ -81,6 +81,33 @@ async fn whoever_leaves_before_the_handoff_gets_nothing() {
         }
     }
     context.db.close().await;
+}
+
+#[tokio::test]
+async fn whoever_is_suppressed_or_erased_before_the_handoff_gets_nothing() {
+    const READERS: usize = 600;
+    const EACH: usize = 8;
+    let sink = Sink::spawn().await;
+    let slower = format!("{QUICK}[limits]\nper_second = 50.0\nburst = 10\n");
+    let scene = Scene::new(&[&sink], &slower).await;
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    sink.accepts(READERS / 20).await;
+    let mut readers: Vec<usize> = (0..READERS).collect();
+    readers.shuffle(&mut seeded());
+    for pair in readers.chunks(2).take(EACH) {
+        let suppress = ["subscriber", "suppress", &address(pair[0]), "--reason", "asked for it"];
+        scene.house.run(&suppress).ok();
+        scene.house.run(&["subscriber", "erase", &address(pair[1]), "--yes"]).ok();
+    }
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    println!("{EACH} suppressed, {EACH} erased; {outcome:?}");
+    let skipped = outcome.count(CopyState::Skipped);
+    assert!((2..=2 * EACH).contains(&skipped), "{outcome:?}");
+    assert_eq!(outcome.count(CopyState::Accepted), READERS - skipped, "{outcome:?}");
 }
 
 /// Waits until no copy is on its way any more.

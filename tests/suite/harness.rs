@@ -8,7 +8,10 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -333,7 +336,7 @@ impl Drop for Daemon {
 /// `postrider sink`, with a journal and every accepted message in a file.
 pub(crate) struct Sink {
     folder: TempDir,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
     port: u16,
     args: Vec<String>,
 }
@@ -350,7 +353,7 @@ impl Sink {
         fs::write(folder.path().join("faults.toml"), faults).unwrap();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let port = free_port();
-        let mut sink = Self { folder, child: None, port, args };
+        let mut sink = Self { folder, child: Mutex::default(), port, args };
         sink.start().await;
         sink
     }
@@ -362,10 +365,10 @@ impl Sink {
 
     /// Starts it, again after a kill: its journal goes on.
     pub(crate) async fn start(&mut self) {
-        assert!(self.child.is_none(), "one sink at a time");
+        assert!(self.child().is_none(), "one sink at a time");
         let path = |name: &str| self.folder.path().join(name);
         let log = path("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
             .args(["sink", "--no-http", "--no-magic", "--hold", "1"])
             .arg("--listen")
             .arg(format!("127.0.0.1:{}", self.port))
@@ -381,18 +384,31 @@ impl Sink {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let child = self.child.insert(child);
         until("the sink listens", async || {
             let said = fs::read_to_string(&log).unwrap();
             assert!(child.try_wait().unwrap().is_none(), "the sink ended: {said}");
             said.contains("Taking mail on").then_some(())
         })
         .await;
+        *self.child() = Some(child);
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails the test if the sink ended and nobody in it made it end.
+    pub(crate) fn is_well(&self) {
+        let mut child = self.child();
+        let ended = child.as_mut().and_then(|child| child.try_wait().unwrap());
+        drop(child);
+        let said = fs::read_to_string(self.folder.path().join("log")).unwrap();
+        assert!(ended.is_none(), "the sink ended by itself, {ended:?}: {said}");
     }
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().expect("a sink that runs is killed");
+        let mut child = self.child().take().expect("a sink that runs is killed");
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -412,7 +428,11 @@ impl Sink {
     /// Waits until it accepted so many messages.
     pub(crate) async fn accepts(&self, count: usize) {
         let what = format!("{count} messages in the sink");
-        until(&what, async || (self.accepted() >= count).then_some(())).await;
+        until(&what, async || {
+            self.is_well();
+            (self.accepted() >= count).then_some(())
+        })
+        .await;
     }
 
     /// The files of the messages it accepted, in the order of their coming.
@@ -426,7 +446,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        if let Some(mut child) = self.child().take() {
             let _ = child.kill();
             let _ = child.wait();
         }

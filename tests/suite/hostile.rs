@@ -1,6 +1,6 @@
 //! What strangers send to the public pages: too much, too slowly, forged, broken, expired.
 
-use std::{fs, time::Duration};
+use std::{fmt::Write as _, fs, time::Duration};
 
 use postrider::{
     db::state::IssueState,
@@ -245,7 +245,9 @@ async fn no_address_smuggles_a_command_or_a_header() {
     ];
     let mut rows =
         String::from("address,name\n\"zoe@example.com\",\"Zoe\r\nBcc: eve@evil.example\"\n");
-    rows.extend(bad.map(|address| format!("\"{address}\",Bad\n")));
+    for address in bad {
+        let _ = writeln!(rows, "\"{address}\",Bad");
+    }
     fs::write(scene.house.path("readers.csv"), rows).unwrap();
     let import = ["subscriber", "import", "readers.csv", "--consent-source", "list"];
     scene.house.run(&import).ok();
