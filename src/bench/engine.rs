@@ -12,9 +12,7 @@ use anyhow::Context as _;
 
 use super::Large;
 use crate::{
-    address::Address,
     cli::Context,
-    config::{Config, Dkim, Relay, RelayAuth, RelayTls},
     delivery::{
         content::Content,
         control::{self, Draft},
@@ -22,9 +20,8 @@ use crate::{
     },
     id::NewsletterId,
     merge::{Escape, Field, MergeText, Segment},
-    newsletter::{self, NewNewsletter, Newsletter},
+    newsletter::Newsletter,
     smtp::dkim::Signer,
-    subscriber::import::{self, Import},
     timestamp::Timestamp,
 };
 
@@ -70,7 +67,7 @@ impl Sent {
 
 /// Sends one issue to `audience` with everything on, in a database of its own below `folder`.
 pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<Sent> {
-    let (context, newsletter) = prepare(folder, audience).await?;
+    let (context, newsletter, _) = prepare(folder, audience).await?;
     let started_cpu = cpu_time()?;
     let engine = start(&context).await?;
     schedule(&context, &newsletter, audience.size).await?;
@@ -100,9 +97,7 @@ pub(super) async fn large(folder: &Path, recipients: u64) -> anyhow::Result<Larg
         relay: sink.address,
         sign: false,
     };
-    let begin = Instant::now();
-    let (context, newsletter) = prepare(&folder.join("large"), &audience).await?;
-    let imported = begin.elapsed();
+    let (context, newsletter, imported) = prepare(&folder.join("large"), &audience).await?;
     let begin = Instant::now();
     let engine = start(&context).await?;
     schedule(&context, &newsletter, audience.size).await?;
@@ -128,43 +123,15 @@ pub(super) async fn large(folder: &Path, recipients: u64) -> anyhow::Result<Larg
     })
 }
 
-async fn prepare(folder: &Path, audience: &Audience) -> anyhow::Result<(Context, Newsletter)> {
+/// A database with an audience, made by the commands that people use: a process of their own each,
+/// so that what an import needs is not counted as the sender's. Also says how long the import took.
+async fn prepare(
+    folder: &Path,
+    audience: &Audience,
+) -> anyhow::Result<(Context, Newsletter, Duration)> {
     std::fs::create_dir_all(folder)?;
-    let mut config = Config { data_folder: folder.to_owned(), ..Config::default() };
-    config.sending.undo_window = Duration::ZERO;
-    config.sending.stages_percent = Vec::new();
-    config.sending.soak = Duration::ZERO;
-    config.relay.push(Relay {
-        name: "sink".to_owned(),
-        host: audience.relay.ip().to_string(),
-        port: audience.relay.port(),
-        tls: RelayTls::None,
-        ca_file: None,
-        auth: RelayAuth::Auto,
-        username: None,
-        password: None,
-        connections: audience.connections,
-        per_second: None,
-        burst: None,
-        messages_per_connection: 100_000,
-    });
-    if audience.sign {
-        let (_, pem) = Signer::generate_ed25519("news.example", "bench")?;
-        let key_file = folder.join("dkim.pem");
-        std::fs::write(&key_file, pem)?;
-        let (domain, selector) = ("news.example".to_owned(), "bench".to_owned());
-        config.dkim.push(Dkim { domain, selector, key_file });
-    }
-    let context = Context::with(config).await?;
-    let now = Timestamp::now();
-    let new = NewNewsletter {
-        slug: "bench".to_owned(),
-        name: "Bench Weekly".to_owned(),
-        description: "What the bench sends".to_owned(),
-        from_address: Address::parse("editor@news.example")?,
-    };
-    let newsletter = newsletter::create(&context.db, &new, now).await?;
-    // Through a file: a list of a million readers in memory would be counted as the sender's.
+    let config = folder.join("config.toml");
+    std::fs::write(&config, settings(folder, audience)?)?;
     let list = folder.join("readers.csv");
     let mut csv = std::io::BufWriter::new(std::fs::File::create(&list)?);
     writeln!(csv, "address,name")?;
@@ -173,19 +140,45 @@ async fn prepare(folder: &Path, audience: &Audience) -> anyhow::Result<(Context,
     }
     csv.flush()?;
     drop(csv);
-    let what = Import {
-        newsletter: newsletter.id,
-        file: "bench.csv".to_owned(),
-        consent_source: "made up for a measurement".to_owned(),
-        actor: "bench".to_owned(),
-        dry_run: false,
-        delimiter: b',',
-        attributes: Vec::new(),
-    };
-    let keys = (&*context.keyring, &*context.providers);
-    let file = std::fs::File::open(&list)?;
-    import::import(&context.db, keys, &what, file, &mut tokio::io::sink(), |_| {}, now).await?;
-    Ok((context, newsletter))
+    let create = ["newsletter", "create", "bench", "--name", "Bench Weekly", "--from"];
+    postrider(&config, &[&create[..], &["editor@news.example"]].concat()).await?;
+    let begin = Instant::now();
+    let list = list.to_str().context("the bench's folder is not UTF-8")?;
+    let import = ["subscriber", "import", list, "--consent-source", "made up for a measurement"];
+    postrider(&config, &import).await?;
+    let imported = begin.elapsed();
+    let context = Context::open(Some(&config)).await?;
+    let newsletter = context.newsletter(Some("bench")).await?;
+    Ok((context, newsletter, imported))
+}
+
+/// The configuration: one relay, no waiting, no stages.
+fn settings(folder: &Path, audience: &Audience) -> anyhow::Result<String> {
+    let (ip, port) = (audience.relay.ip(), audience.relay.port());
+    let connections = audience.connections;
+    let mut config = format!(
+        "data_folder = \"data\"\n[sending]\nundo_window = \"0s\"\nsoak = \"0s\"\n\
+         stages_percent = []\n[[relay]]\nname = \"sink\"\nhost = \"{ip}\"\nport = {port}\n\
+         tls = \"none\"\nconnections = {connections}\nmessages_per_connection = 100000\n"
+    );
+    if audience.sign {
+        let (_, pem) = Signer::generate_ed25519("news.example", "bench")?;
+        std::fs::write(folder.join("dkim.pem"), pem)?;
+        config.push_str(
+            "[[dkim]]\ndomain = \"news.example\"\nselector = \"bench\"\nkey_file = \"dkim.pem\"\n",
+        );
+    }
+    Ok(config)
+}
+
+/// Runs a command of this program to its end.
+async fn postrider(config: &Path, args: &[&str]) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("this program's file is not known")?;
+    let mut command = tokio::process::Command::new(program);
+    let ran = command.args(args).arg("--config").arg(config).output().await?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    anyhow::ensure!(ran.status.success(), "`postrider {}` failed: {said}", args.join(" "));
+    Ok(())
 }
 
 async fn start(context: &Context) -> anyhow::Result<Engine> {

@@ -17,4 +17,5 @@ mod installation;
 mod kills;
 mod postfix;
 mod rate;
+mod real_issues;
 mod relays;

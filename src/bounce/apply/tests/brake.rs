@@ -94,4 +94,16 @@ async fn reports_brake_like_refusals_and_others_are_not_held_with_them() {
     }
     assert_eq!((house.count(HELD).await, house.count(SUPPRESSED).await), (25, 1));
     assert!(house.suppressed("ada@gmail.com").await.is_some());
+    // An operator who lifts what speaks against one reader settles what waits for them, too.
+    let reader = Address::parse("reader0@example.net").unwrap();
+    let act = crate::audit::Act { actor: "op", action: "lift", target: "1", detail: "asked" };
+    let lifted = crate::subscriber::suppression::unsuppress(
+        &house.db,
+        &house.keyring,
+        &reader,
+        act,
+        house.now,
+    );
+    assert_eq!(lifted.await.unwrap(), None);
+    assert_eq!(house.count(HELD).await, 24);
 }
