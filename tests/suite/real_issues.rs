@@ -66,7 +66,7 @@ fn sent(text: &str) -> Sent {
     for paragraph in paragraphs {
         let line = paragraph.trim_matches('\n');
         let plain = line.trim();
-        if !line.starts_with(' ') || plain.starts_with("1. ") {
+        if !line.starts_with(char::is_whitespace) || plain.starts_with("1. ") {
             open.paragraphs.push(line.lines().map(str::trim).collect::<Vec<_>>().join("\n"));
         } else if plain.starts_with("Full disclosure") {
             links.last_mut().unwrap().disclosure = Some(plain.to_owned());
@@ -111,12 +111,12 @@ fn file(sent: &Sent) -> String {
 /// What was understood is what the sample says.
 fn understood(sent: &Sent, document: &IssueDocument) {
     assert_eq!(document.number, Some(sent.number));
-    let sponsors: Vec<&str> = document.content.blocks().iter().filter_map(sponsor_name).collect();
+    let sponsors: Vec<&str> = document.blocks().iter().filter_map(sponsor_name).collect();
     assert_eq!(sponsors, [sent.sponsor.0.as_str()]);
-    let first = &document.content.blocks()[0];
+    let first = &document.blocks()[0];
     assert_eq!(sponsor_name(first).is_none(), !sent.intro.is_empty(), "{first:?}");
 
-    let items: Vec<_> = document.content.items().collect();
+    let items: Vec<_> = document.items().collect();
     assert_eq!(items.len(), sent.links.len());
     for (place, (item, link)) in (1..).zip(items.iter().zip(&sent.links)) {
         let byline = item.byline.as_ref().unwrap();
