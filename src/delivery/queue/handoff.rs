@@ -1,0 +1,186 @@
+//! The handoff gate, and what becomes of copies that it holds back.
+
+use std::collections::HashMap;
+
+use super::{Claimed, Handed, Withheld, json_array};
+use crate::{
+    db::{self, Tx, record::record, state::EventKind},
+    event::{self, Event},
+    id::{CopyId, IssueId, NodeId},
+    timestamp::Timestamp,
+};
+
+/// The handoff gate: the one statement after which a copy may be sent. It holds only for copies
+/// whose claim is ours and whose lease has not run out, whose issue is sending, whose stage is
+/// released, and whose reader is subscribed, not paused, not suppressed and still at the provider
+/// the limits were asked about. When it cannot be committed, nothing is sent.
+const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
+     WHERE issue_id = $1 AND subscriber_id IN (SELECT value FROM json_each($2)) \
+     AND state = 1 AND claim_id = $3 \
+     AND EXISTS (SELECT 1 FROM claim c JOIN node n ON n.id = c.node_id \
+       WHERE c.id = $3 AND n.id = $4 AND n.lease_until > $5) \
+     AND EXISTS (SELECT 1 FROM issue i JOIN subscription s ON s.newsletter_id = i.newsletter_id \
+       JOIN subscriber p ON p.id = s.subscriber_id \
+       WHERE i.id = $1 AND i.state = 2 AND delivery.stage <= i.stage \
+       AND s.subscriber_id = delivery.subscriber_id AND s.state = 1 \
+       AND (s.paused_until IS NULL OR s.paused_until <= $5) \
+       AND p.address IS NOT NULL AND p.provider = delivery.provider \
+       AND NOT EXISTS (SELECT 1 FROM suppression x WHERE x.address_hash = p.address_hash)) \
+     RETURNING subscriber_id";
+
+const READERS: &str = "SELECT id, address, name, attributes FROM subscriber \
+     WHERE id IN (SELECT value FROM json_each($1))";
+
+/// Hands off `copies`, which are of `issue` and held by `claim`.
+///
+/// The address is read in the same transaction, so it is the reader's address at the handoff.
+pub async fn hand_off(
+    tx: &mut Tx,
+    node: NodeId,
+    issue: IssueId,
+    claim: i64,
+    copies: Vec<Claimed>,
+    now: Timestamp,
+) -> db::Result<(Vec<Handed>, Vec<(Claimed, Withheld)>)> {
+    let ids = json_array(copies.iter().filter_map(|copy| subscriber_of(copy.copy)));
+    let marked: Vec<(i64,)> =
+        tx.query(HAND_OFF).bind(issue).bind(ids).bind(claim).bind(node).bind(now).all().await?;
+    let ids = json_array(marked.iter().map(|(id,)| *id));
+    let readers: Vec<(i64, String, Option<String>, Option<String>)> =
+        tx.query(READERS).bind(ids).all().await?;
+    let mut readers: HashMap<i64, _> = readers
+        .into_iter()
+        .map(|(id, address, name, attributes)| (id, (address, name, attributes)))
+        .collect();
+    let (mut handed, mut rest) = (Vec::with_capacity(marked.len()), Vec::new());
+    for claimed in copies {
+        match subscriber_of(claimed.copy).and_then(|id| readers.remove(&id)) {
+            Some((address, name, attributes)) => {
+                handed.push(Handed { claimed, address, name, attributes });
+            }
+            None => rest.push(claimed),
+        }
+    }
+    let withheld = withhold(tx, issue, claim, rest, now).await?;
+    Ok((handed, withheld))
+}
+
+fn subscriber_of(copy: CopyId) -> Option<i64> {
+    match copy {
+        CopyId::Issue { subscriber, .. } => Some(subscriber.0),
+        CopyId::Service(_) => None,
+    }
+}
+
+record! {
+    /// Why the gate did not let one copy through.
+    struct Obstacle {
+        subscriber_id: i64,
+        sending: i64,
+        subscribed: Option<i64>,
+        paused: Option<i64>,
+        erased: Option<i64>,
+        provider: Option<i64>,
+        suppressed: Option<String>,
+    }
+}
+
+const OBSTACLES: &str = "SELECT d.subscriber_id, \
+     i.state = 2 AND d.stage <= i.stage AS sending, s.state = 1 AS subscribed, \
+     s.paused_until > $4 AS paused, p.address IS NULL AS erased, p.provider, \
+     x.reason AS suppressed \
+     FROM delivery d JOIN issue i ON i.id = d.issue_id \
+     LEFT JOIN subscription s \
+       ON s.newsletter_id = i.newsletter_id AND s.subscriber_id = d.subscriber_id \
+     LEFT JOIN subscriber p ON p.id = d.subscriber_id \
+     LEFT JOIN suppression x ON x.address_hash = p.address_hash \
+     WHERE d.issue_id = $1 AND d.subscriber_id IN (SELECT value FROM json_each($2)) \
+     AND d.state = 1 AND d.claim_id = $3";
+
+/// Finds out why the gate held `copies` back, and writes it down.
+async fn withhold(
+    tx: &mut Tx,
+    issue: IssueId,
+    claim: i64,
+    copies: Vec<Claimed>,
+    now: Timestamp,
+) -> db::Result<Vec<(Claimed, Withheld)>> {
+    if copies.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids = json_array(copies.iter().filter_map(|copy| subscriber_of(copy.copy)));
+    let obstacles: Vec<Obstacle> =
+        tx.query(OBSTACLES).bind(issue).bind(ids).bind(claim).bind(now).all().await?;
+    let obstacles: HashMap<i64, Obstacle> =
+        obstacles.into_iter().map(|obstacle| (obstacle.subscriber_id, obstacle)).collect();
+    let mut withheld = Vec::with_capacity(copies.len());
+    for copy in copies {
+        let obstacle = subscriber_of(copy.copy).and_then(|id| obstacles.get(&id));
+        let why = match obstacle {
+            None => Withheld::Stale,
+            Some(obstacle) => why(obstacle),
+        };
+        match (&why, obstacle) {
+            (Withheld::Skipped(reason), _) => skip(tx, &copy, reason, now).await?,
+            (Withheld::Waits, Some(obstacle)) => {
+                requeue(tx, &copy, obstacle.provider.unwrap_or(copy.provider), now).await?;
+            }
+            _ => {}
+        }
+        withheld.push((copy, why));
+    }
+    Ok(withheld)
+}
+
+fn why(obstacle: &Obstacle) -> Withheld {
+    if obstacle.sending == 0 {
+        return Withheld::Waits;
+    }
+    if obstacle.erased != Some(0) {
+        return Withheld::Skipped("erased".to_owned());
+    }
+    if obstacle.subscribed != Some(1) {
+        return Withheld::Skipped("unsubscribed".to_owned());
+    }
+    if let Some(reason) = &obstacle.suppressed {
+        return Withheld::Skipped(format!("suppressed: {reason}"));
+    }
+    if obstacle.paused == Some(1) {
+        return Withheld::Skipped("paused by the reader".to_owned());
+    }
+    Withheld::Waits
+}
+
+async fn skip(tx: &mut Tx, copy: &Claimed, reason: &str, now: Timestamp) -> db::Result<()> {
+    let CopyId::Issue { issue, subscriber } = copy.copy else { return Ok(()) };
+    tx.query(
+        "UPDATE delivery SET state = 6, reason = $4 \
+         WHERE issue_id = $1 AND subscriber_id = $2 AND claim_id = $3 AND state = 1",
+    )
+    .bind(issue)
+    .bind(subscriber)
+    .bind(copy.claim)
+    .bind(reason.to_owned())
+    .execute()
+    .await?;
+    let mut event =
+        Event::new(EventKind::Skipped, now).about(Some(issue), Some(subscriber)).because(reason);
+    event.provider = Some(copy.provider);
+    event::record(tx, &[event]).await
+}
+
+async fn requeue(tx: &mut Tx, copy: &Claimed, provider: i64, now: Timestamp) -> db::Result<()> {
+    let CopyId::Issue { issue, subscriber } = copy.copy else { return Ok(()) };
+    tx.query(
+        "UPDATE delivery SET state = 0, due_at = $4, provider = $5 \
+         WHERE issue_id = $1 AND subscriber_id = $2 AND claim_id = $3 AND state = 1",
+    )
+    .bind(issue)
+    .bind(subscriber)
+    .bind(copy.claim)
+    .bind(now)
+    .bind(provider)
+    .execute()
+    .await?;
+    Ok(())
+}
