@@ -140,8 +140,8 @@ async fn create(context: &crate::cli::Context) -> anyhow::Result<Newsletter> {
     };
     let db = &context.db;
     newsletter::create(db, &new, Timestamp::now()).await?;
-    newsletter::set(db, &new.slug, "postal_address", "Night Shift, 1 Example Street, Vienna")
-        .await?;
+    let address = ("postal_address", "Night Shift, 1 Example Street, Vienna");
+    newsletter::set(db, &new.slug, address, "demo", Timestamp::now()).await?;
     Ok(newsletter::find(db, &new.slug).await?)
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
+    audit::{self, Act},
     db::{self, Db, is_unique_violation, record::record},
     id::NewsletterId,
     timestamp::Timestamp,
@@ -145,7 +146,13 @@ pub async fn list(db: &Db) -> db::Result<Vec<Newsletter>> {
 }
 
 /// Changes one of the [`SETTINGS`].
-pub async fn set(db: &Db, slug: &str, key: &str, value: &str) -> Result<(), NewsletterError> {
+pub async fn set(
+    db: &Db,
+    slug: &str,
+    (key, value): (&str, &str),
+    actor: &str,
+    now: Timestamp,
+) -> Result<(), NewsletterError> {
     let statement = match key {
         "name" => "UPDATE newsletter SET name = $2 WHERE slug = $1",
         "description" => "UPDATE newsletter SET description = $2 WHERE slug = $1",
@@ -164,9 +171,17 @@ pub async fn set(db: &Db, slug: &str, key: &str, value: &str) -> Result<(), News
         }
     };
     check(key, value)?;
+    let mut tx = db.begin().await?;
     let changed =
-        db.write(statement).bind(slug.to_owned()).bind(value.to_owned()).execute().await?;
-    if changed == 0 { Err(NewsletterError::Unknown(slug.to_owned())) } else { Ok(()) }
+        tx.query(statement).bind(slug.to_owned()).bind(value.to_owned()).execute().await?;
+    if changed == 0 {
+        tx.rollback().await?;
+        return Err(NewsletterError::Unknown(slug.to_owned()));
+    }
+    let detail = format!("{key} = {value}");
+    let act = Act { actor, action: "newsletter.set", target: slug, detail: &detail };
+    audit::record(&mut tx, act, now).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Refuses what could not stand in a header, a page or a style.

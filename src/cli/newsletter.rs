@@ -133,7 +133,8 @@ async fn create(context: &Context, args: Create) -> anyhow::Result<()> {
     ];
     for (key, value) in further {
         if let Some(value) = value {
-            newsletter::set(&context.db, &args.slug, key, &value).await?;
+            let change = (key, value.as_str());
+            newsletter::set(&context.db, &args.slug, change, &actor(), Timestamp::now()).await?;
         }
     }
     add_seeds(context, &newsletter, &args.seed).await?;
@@ -263,7 +264,8 @@ async fn seeds(context: &Context, newsletter: &Newsletter) -> anyhow::Result<Vec
 async fn set(context: &Context, args: Set) -> anyhow::Result<()> {
     let newsletter = context.newsletter(Some(&args.slug)).await?;
     if let (Some(key), Some(value)) = (&args.key, &args.value) {
-        newsletter::set(&context.db, &args.slug, key, value).await?;
+        let change = (key.as_str(), value.as_str());
+        newsletter::set(&context.db, &args.slug, change, &actor(), Timestamp::now()).await?;
         output::say(format!("{}: {key} is now `{}`", args.slug, output::clean(value)));
     }
     add_seeds(context, &newsletter, &args.seed).await?;

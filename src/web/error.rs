@@ -242,6 +242,11 @@ struct Json<'a> {
     form_time: Option<&'a str>,
 }
 
+/// On a page that tells a browser about this problem with more than the problem's own words (a button
+/// that mends it, say). Programs get the problem instead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Explained(pub(super) Code);
+
 /// Gives problems their form: HTML or JSON, as the client wants it. Bare error statuses from the
 /// layers below become problems here, and every answer gets the headers that all have.
 pub(super) async fn shape(
@@ -251,7 +256,9 @@ pub(super) async fn shape(
 ) -> Response {
     let json = client::wants_json(request.headers());
     let mut response = next.run(request).await;
-    let problem = response.extensions().get::<Problem>().cloned();
+    let explained = response.extensions().get::<Explained>().filter(|_| json);
+    let explained = explained.map(|explained| Problem::new(explained.0));
+    let problem = response.extensions().get::<Problem>().cloned().or(explained);
     if let Some(problem) = problem.or_else(|| bare(&response).map(Problem::new)) {
         response = shaped(&state, &problem, json, &response);
     }

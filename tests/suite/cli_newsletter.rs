@@ -2,6 +2,22 @@
 
 use crate::installation::Installation;
 
+#[tokio::test]
+async fn every_changed_setting_is_in_the_audit_log() {
+    let house = Installation::new();
+    house.run(&["newsletter", "set", "sre", "accent_color", "#0a7c4a"]).ok();
+    house.run(&["newsletter", "set", "sre", "accent_color", "green"]).fails(1);
+    let context = house.context().await;
+    let acts: Vec<(String, String, String)> = context
+        .db
+        .query("SELECT actor, target, detail FROM audit WHERE action = 'newsletter.set'")
+        .all()
+        .await
+        .unwrap();
+    let act = ("cli:ada", "sre", "accent_color = #0a7c4a");
+    assert_eq!(acts, [(act.0.to_owned(), act.1.to_owned(), act.2.to_owned())]);
+}
+
 #[test]
 fn a_newsletter_is_made_shown_and_changed() {
     let house = Installation::empty();

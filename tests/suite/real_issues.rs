@@ -71,7 +71,7 @@ fn sent(text: &str) -> Sent {
         } else if plain.starts_with("Full disclosure") {
             links.last_mut().unwrap().disclosure = Some(plain.to_owned());
         } else {
-            open.byline = plain.to_owned();
+            plain.clone_into(&mut open.byline);
             links.push(std::mem::take(&mut open));
         }
     }
@@ -83,29 +83,23 @@ fn sent(text: &str) -> Sent {
 fn file(sent: &Sent) -> String {
     let today = jiff::Zoned::now().date();
     let number = sent.number;
-    let mut file = format!(
-        "---\nnumber: {number}\ndate: {today}\npreheader: Issue {number} with its links.\n---\n\n"
-    );
-    for paragraph in &sent.intro {
-        file.push_str(&format!("{paragraph}\n\n"));
-    }
+    let mut blocks = vec![format!(
+        "---\nnumber: {number}\ndate: {today}\npreheader: Issue {number} with its links.\n---"
+    )];
+    blocks.extend(sent.intro.iter().cloned());
     let (name, message) = &sent.sponsor;
     let (url, message) = message.split_last().unwrap();
-    file.push_str(&format!(":::sponsor {name}\n{}\n\n<{url}>\n:::\n\n", message.join("\n\n")));
+    blocks.push(format!(":::sponsor {name}\n{}\n\n<{url}>\n:::", message.join("\n\n")));
     for (item, link) in (1..).zip(&sent.links) {
-        file.push_str(&format!(
-            "## [Title of item {item}](https://example.com/{number}/{item})\n\n"
-        ));
+        blocks.push(format!("## [Title of item {item}](https://example.com/{number}/{item})"));
         for (place, paragraph) in (1..).zip(&link.paragraphs) {
             let quoted = QUOTES.contains(&(number, item, place));
-            file.push_str(&format!("{}{paragraph}\n\n", if quoted { "> " } else { "" }));
+            blocks.push(format!("{}{paragraph}", if quoted { "> " } else { "" }));
         }
-        file.push_str(&format!("— {}\n\n", link.byline));
-        if let Some(disclosure) = &link.disclosure {
-            file.push_str(&format!("{disclosure}\n\n"));
-        }
+        blocks.push(format!("— {}", link.byline));
+        blocks.extend(link.disclosure.clone());
     }
-    file
+    blocks.join("\n\n") + "\n"
 }
 
 /// What was understood is what the sample says.

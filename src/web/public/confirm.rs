@@ -1,6 +1,7 @@
 //! The pages behind the links of a confirmation mail. Looking at them does nothing; the buttons do.
 
 use axum::{
+    Extension,
     extract::{Path, Request, State as Extract},
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -13,7 +14,11 @@ use super::{
 use crate::{
     subscriber::{self, ConfirmOutcome, Confirmation, LinkState, Origin},
     token::Purpose,
-    web::{State, client, error::Code, pages::Action},
+    web::{
+        State, client,
+        error::{Code, Explained},
+        pages::Action,
+    },
 };
 
 /// The page with the button that confirms.
@@ -78,7 +83,7 @@ async fn expired(state: &State, link: Confirmation, token: &str) -> Answer<Respo
     let frame = state.pages.frame_of(&newsletter, "This link is too old");
     let renew = format!("{}/renew", state.pages.paths.confirm(token));
     let page = state.pages.page("expired", &frame, serde_json::json!({ "renew": renew }))?;
-    Ok((StatusCode::GONE, page).into_response())
+    Ok((StatusCode::GONE, Extension(Explained(Code::LinkExpired)), page).into_response())
 }
 
 async fn used(state: &State, link: Confirmation) -> Answer<Response> {
@@ -89,7 +94,7 @@ async fn used(state: &State, link: Confirmation) -> Answer<Response> {
     let url = state.pages.paths.newsletter(&newsletter.slug);
     let action = Action { label: "To the newsletter", url };
     let page = state.pages.message(&frame, &[text], Some(action))?;
-    Ok((StatusCode::GONE, page).into_response())
+    Ok((StatusCode::GONE, Extension(Explained(Code::LinkUsed)), page).into_response())
 }
 
 /// Mails a fresh link in the place of one that is too old.

@@ -91,6 +91,11 @@ async fn an_old_link_can_be_renewed_and_a_forged_one_says_nothing() {
         check_page(&page);
         assert_eq!(attributes(&page, "form", "action"), [format!("{path}/renew")]);
     }
+    let problem = app.client.post(app.url(&path)).header("accept", "application/json");
+    let problem = problem.send().await.unwrap();
+    assert_eq!(problem.status(), 410);
+    assert_eq!(problem.headers()["content-type"], "application/problem+json");
+    assert_eq!(problem.json::<serde_json::Value>().await.unwrap()["code"], "link-expired");
     let renewed = app.post(&format!("{path}/renew")).send().await.unwrap();
     assert_eq!(renewed.status(), 200);
     check_page(&renewed.text().await.unwrap());
