@@ -103,7 +103,7 @@ impl Db {
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(options.busy_timeout)
-            .connect_with(connect.clone().pragma("cache_size", "-16000"))
+            .connect_with(connect.clone().pragma("cache_size", "-8000"))
             .await
             .map_err(failed)?;
         migrate(&writer)
