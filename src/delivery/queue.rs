@@ -9,6 +9,10 @@ mod claim;
 mod handoff;
 pub mod service;
 mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use crate::{
     bounce::classify::Classification,
@@ -108,32 +112,69 @@ pub(crate) fn json_array(ids: impl IntoIterator<Item = i64>) -> String {
     json
 }
 
-record! {
-    /// How many copies of an issue are in one state, by stage and provider.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct Count {
-        /// The stage.
-        pub stage: i64,
-        /// The provider.
-        pub provider: i64,
-        /// The state.
-        pub state: CopyState,
-        /// Whether these copies wait for another try.
-        pub deferred: i64,
-        /// How many there are.
-        pub copies: i64,
-    }
+/// How many copies of an issue are in one state, by stage and provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// The stage.
+    pub stage: i64,
+    /// The provider.
+    pub provider: i64,
+    /// The state.
+    pub state: CopyState,
+    /// Whether these copies wait for another try.
+    pub deferred: i64,
+    /// How many there are.
+    pub copies: i64,
 }
 
-/// Counts an issue's copies: the left-hand side of the audience equation.
+/// How many copies are counted at once. Grouping sorts, and what is sorted is held in memory.
+const COUNT_CHUNK: i64 = 50_000;
+
+const COUNT: &str = "SELECT stage, provider, state, \
+     state = 0 AND attempt > 0 AS deferred, COUNT(*) AS copies, MAX(subscriber_id) AS last \
+     FROM (SELECT stage, provider, state, attempt, subscriber_id FROM delivery \
+       WHERE issue_id = $1 AND subscriber_id > $2 ORDER BY subscriber_id LIMIT $3) \
+     GROUP BY stage, provider, state, deferred";
+
+/// Counts an issue's copies: the left-hand side of the audience equation. Every copy is counted
+/// once, in the state it had when its turn came.
 pub async fn count(db: &Db, issue: IssueId) -> db::Result<Vec<Count>> {
-    db.query(
-        "SELECT stage, provider, state, state = 0 AND attempt > 0 AS deferred, COUNT(*) AS copies \
-         FROM delivery WHERE issue_id = $1 GROUP BY stage, provider, state, deferred",
-    )
-    .bind(issue)
-    .all()
-    .await
+    count_by(db, issue, COUNT_CHUNK).await
+}
+
+async fn count_by(db: &Db, issue: IssueId, chunk: i64) -> db::Result<Vec<Count>> {
+    let mut counts: BTreeMap<(i64, i64, CopyState, i64), i64> = BTreeMap::new();
+    let mut after = 0;
+    loop {
+        let rows: Vec<Counted> = db.query(COUNT).bind(issue).bind(after).bind(chunk).all().await?;
+        for row in &rows {
+            *counts.entry((row.stage, row.provider, row.state, row.deferred)).or_default() +=
+                row.copies;
+        }
+        if rows.iter().map(|row| row.copies).sum::<i64>() < chunk {
+            break;
+        }
+        after = rows.iter().map(|row| row.last).max().unwrap_or(after);
+    }
+    let count = |((stage, provider, state, deferred), copies)| Count {
+        stage,
+        provider,
+        state,
+        deferred,
+        copies,
+    };
+    Ok(counts.into_iter().map(count).collect())
+}
+
+record! {
+    struct Counted {
+        stage: i64,
+        provider: i64,
+        state: CopyState,
+        deferred: i64,
+        copies: i64,
+        last: i64,
+    }
 }
 
 /// When the next put-off copy of an issue is due, up to `stage`.

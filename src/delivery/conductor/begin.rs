@@ -8,6 +8,7 @@ use crate::{
     delivery::{
         plan::{self, Plan},
         tallies,
+        tally::Tally,
     },
     event::{self, Event},
     id::IssueId,
@@ -22,22 +23,15 @@ impl Conductor {
         let newsletter = issue.newsletter_id;
         let plan = plan::compute(&self.db, newsletter, &self.config, &self.providers, now).await?;
         let audience = plan::queue_copies(&self.db, issue.id, newsletter, &plan, now).await?;
-        let sizes = stage_sizes(&self.db, issue.id).await?;
+        let tally = tallies::load(&self.db, issue.id).await?;
         let expires_at = now.plus(self.config.sending.time_to_live);
-        if !begin(&self.db, issue.id, &plan, &sizes, expires_at, now).await? {
+        if !begin(&self.db, issue.id, &plan, &tally, expires_at, now).await? {
             return Ok(());
         }
         info!(issue = %issue.id, audience, stages = plan.stages.len(), "an issue's send begins");
-        self.tallies.put(issue.id, tallies::load(&self.db, issue.id).await?);
+        self.tallies.put(issue.id, tally);
         Ok(())
     }
-}
-
-async fn stage_sizes(db: &Db, issue: IssueId) -> db::Result<Vec<(i64, i64)>> {
-    db.query("SELECT stage, COUNT(*) FROM delivery WHERE issue_id = $1 GROUP BY stage")
-        .bind(issue)
-        .all()
-        .await
 }
 
 /// Turns a scheduled issue whose copies are queued into a sending one; false when it was undone
@@ -46,7 +40,7 @@ async fn begin(
     db: &Db,
     issue: IssueId,
     plan: &Plan,
-    sizes: &[(i64, i64)],
+    tally: &Tally,
     expires_at: Timestamp,
     now: Timestamp,
 ) -> db::Result<bool> {
@@ -70,7 +64,7 @@ async fn begin(
         return Ok(false);
     }
     for stage in &plan.stages {
-        let size = sizes.iter().find(|(number, _)| *number == stage.number).map_or(0, |row| row.1);
+        let size = tally.stage(stage.number).total();
         tx.query("INSERT INTO issue_stage (issue_id, stage, name, size) VALUES ($1, $2, $3, $4)")
             .bind(issue)
             .bind(stage.number)

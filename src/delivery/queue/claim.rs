@@ -26,9 +26,10 @@ macro_rules! claim_first {
     };
 }
 
-const CLAIM_PROVIDER: &str = claim_first!("provider = $5");
-const CLAIM_OTHERS: &str = claim_first!("provider NOT IN (SELECT value FROM json_each($5))");
-const CLAIM_DUE: &str = "UPDATE delivery SET state = 1, claim_id = $1 \
+pub(super) const CLAIM_PROVIDER: &str = claim_first!("provider = $5");
+pub(super) const CLAIM_OTHERS: &str =
+    claim_first!("provider NOT IN (SELECT value FROM json_each($5))");
+pub(super) const CLAIM_DUE: &str = "UPDATE delivery SET state = 1, claim_id = $1 \
      WHERE issue_id = $2 AND state = 0 AND subscriber_id IN ( \
      SELECT subscriber_id FROM delivery INDEXED BY delivery_due \
      WHERE issue_id = $2 AND state = 0 AND due_at <= $3 AND stage <= $4 \

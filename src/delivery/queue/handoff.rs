@@ -14,7 +14,7 @@ use crate::{
 /// whose claim is ours and whose lease has not run out, whose issue is sending, whose stage is
 /// released, and whose reader is subscribed, not paused, not suppressed and still at the provider
 /// the limits were asked about. When it cannot be committed, nothing is sent.
-const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
+pub(super) const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
      WHERE issue_id = $1 AND subscriber_id IN (SELECT value FROM json_each($2)) \
      AND state = 1 AND claim_id = $3 \
      AND EXISTS (SELECT 1 FROM claim c JOIN node n ON n.id = c.node_id \
@@ -28,7 +28,7 @@ const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
        AND NOT EXISTS (SELECT 1 FROM suppression x WHERE x.address_hash = p.address_hash)) \
      RETURNING subscriber_id";
 
-const READERS: &str = "SELECT id, address, name, attributes FROM subscriber \
+pub(super) const READERS: &str = "SELECT id, address, name, attributes FROM subscriber \
      WHERE id IN (SELECT value FROM json_each($1))";
 
 /// Hands off `copies`, which are of `issue` and held by `claim`.
@@ -85,7 +85,7 @@ record! {
     }
 }
 
-const OBSTACLES: &str = "SELECT d.subscriber_id, \
+pub(super) const OBSTACLES: &str = "SELECT d.subscriber_id, \
      i.state = 2 AND d.stage <= i.stage AS sending, s.state = 1 AS subscribed, \
      s.paused_until > $4 AS paused, p.address IS NULL AS erased, p.provider, \
      x.reason AS suppressed \

@@ -11,11 +11,11 @@ use crate::{
     timestamp::Timestamp,
 };
 
-const ACCEPT: &str = "UPDATE delivery SET state = 3, attempt = attempt + 1, \
+pub(super) const ACCEPT: &str = "UPDATE delivery SET state = 3, attempt = attempt + 1, \
      due_at = NULL, reason = NULL \
      WHERE issue_id = $1 AND subscriber_id IN (SELECT value FROM json_each($2)) \
      AND claim_id = $3 AND state = 2";
-const SETTLE: &str = "UPDATE delivery SET state = $4, attempt = $5, due_at = $6, reason = $7 \
+pub(super) const SETTLE: &str = "UPDATE delivery SET state = $4, attempt = $5, due_at = $6, reason = $7 \
      WHERE issue_id = $1 AND subscriber_id = $2 AND claim_id = $3 AND state = 2";
 
 /// Writes what became of copies that were handed off, with their lines for the log. Returns how
