@@ -2,6 +2,8 @@
 //! and JSON. Owns the table `event`. Writing happens inside the transaction that made the fact true,
 //! so the log can neither miss it nor claim it.
 
+use std::sync::LazyLock;
+
 use serde::Serialize;
 
 use crate::{
@@ -98,8 +100,9 @@ const INSERT: &str = "INSERT INTO event (at, kind, issue_id, subscriber_id, serv
                       node_id, relay, provider, session, phase, code, enhanced, text, class, rule, \
                       duration_us, bytes) VALUES";
 const COLUMNS: usize = 18;
-/// How many events one statement inserts: enough that the cost of a statement vanishes.
-const ROWS: usize = 64;
+/// How many events one statement inserts: enough that the cost of a statement vanishes, and two
+/// smaller numbers for what remains.
+const ROWS: [usize; 3] = [64, 8, 1];
 
 /// `INSERT … VALUES (…), (…), …` for `rows` rows.
 ///
@@ -115,14 +118,14 @@ pub async fn record<'e>(
     tx: &mut Tx,
     events: impl IntoIterator<Item = &'e Event>,
 ) -> db::Result<()> {
-    use std::sync::LazyLock;
-    static MANY: LazyLock<String> = LazyLock::new(|| insert_sql(ROWS));
-    static ONE: LazyLock<String> = LazyLock::new(|| insert_sql(1));
+    static STATEMENTS: LazyLock<[String; ROWS.len()]> = LazyLock::new(|| ROWS.map(insert_sql));
     let events: Vec<&Event> = events.into_iter().collect();
-    let (chunks, rest) = events.as_chunks::<ROWS>();
-    let batches = chunks.iter().map(|chunk| (MANY.as_str(), &chunk[..]));
-    let singles = rest.iter().map(|event| (ONE.as_str(), std::slice::from_ref(event)));
-    for (sql, rows) in batches.chain(singles) {
+    let mut left = events.as_slice();
+    while !left.is_empty() {
+        let size = ROWS.iter().position(|rows| *rows <= left.len()).unwrap_or(ROWS.len() - 1);
+        let (rows, others) = left.split_at(ROWS[size]);
+        left = others;
+        let sql = STATEMENTS[size].as_str();
         let mut query = tx.query(sql);
         for event in rows {
             query = query

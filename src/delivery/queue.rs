@@ -127,6 +127,11 @@ pub struct Count {
     pub copies: i64,
 }
 
+/// Reads what a statement gathered into one JSON text.
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> db::Result<T> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
 /// How many copies are counted at once. Grouping sorts, and what is sorted is held in memory.
 const COUNT_CHUNK: i64 = 50_000;
 

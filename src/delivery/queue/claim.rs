@@ -1,6 +1,6 @@
 //! Claiming: a batch of waiting copies comes to belong to one node, under a lease.
 
-use super::{Claimed, Lane};
+use super::{Claimed, Lane, json, json_array};
 use crate::{
     db::{self, Tx},
     id::{CopyId, IssueId, NodeId, SubscriberId},
@@ -12,29 +12,30 @@ pub async fn open_claim(tx: &mut Tx, node: NodeId) -> db::Result<i64> {
     tx.query("INSERT INTO claim (node_id) VALUES ($1) RETURNING id").bind(node).scalar().await
 }
 
-macro_rules! claim_first {
+// A batch comes as one JSON array: the driver hands every row over between threads by itself, which
+// costs more than the statement.
+macro_rules! first_tries {
     ($lane:literal) => {
         concat!(
-            "UPDATE delivery SET state = 1, claim_id = $1 \
-             WHERE issue_id = $2 AND state = 0 AND subscriber_id IN ( \
-             SELECT subscriber_id FROM delivery WHERE issue_id = $2 AND subscriber_id > $3 \
-             AND state = 0 AND due_at IS NULL AND stage <= $4 AND ",
+            "SELECT json_group_array(json_array(subscriber_id, provider, stage, attempt)) FROM ( \
+             SELECT subscriber_id, provider, stage, attempt FROM delivery \
+             WHERE issue_id = $1 AND subscriber_id > $2 \
+             AND state = 0 AND due_at IS NULL AND stage <= $3 AND ",
             $lane,
-            " ORDER BY subscriber_id LIMIT $6) \
-             RETURNING subscriber_id, provider, stage, attempt"
+            " ORDER BY subscriber_id LIMIT $5)"
         )
     };
 }
 
-pub(super) const CLAIM_PROVIDER: &str = claim_first!("provider = $5");
-pub(super) const CLAIM_OTHERS: &str =
-    claim_first!("provider NOT IN (SELECT value FROM json_each($5))");
-pub(super) const CLAIM_DUE: &str = "UPDATE delivery SET state = 1, claim_id = $1 \
-     WHERE issue_id = $2 AND state = 0 AND subscriber_id IN ( \
-     SELECT subscriber_id FROM delivery INDEXED BY delivery_due \
-     WHERE issue_id = $2 AND state = 0 AND due_at <= $3 AND stage <= $4 \
-     ORDER BY due_at LIMIT $5) \
-     RETURNING subscriber_id, provider, stage, attempt";
+pub(super) const FIRST_OF_PROVIDER: &str = first_tries!("provider = $4");
+pub(super) const FIRST_OF_OTHERS: &str =
+    first_tries!("provider NOT IN (SELECT value FROM json_each($4))");
+pub(super) const DUE: &str = "SELECT json_group_array(json_array(subscriber_id, provider, stage, attempt)) FROM ( \
+     SELECT subscriber_id, provider, stage, attempt FROM delivery INDEXED BY delivery_due \
+     WHERE issue_id = $1 AND state = 0 AND due_at <= $2 AND stage <= $3 \
+     ORDER BY due_at LIMIT $4)";
+pub(super) const CLAIM: &str = "UPDATE delivery SET state = 1, claim_id = $1 \
+     WHERE issue_id = $2 AND subscriber_id IN (SELECT value FROM json_each($3)) AND state = 0";
 
 /// Claims up to `limit` first tries of `issue` in `lane` behind the reader `after`, in the order of
 /// readers' ids, stages up to `stage`.
@@ -47,27 +48,17 @@ pub async fn claim_first_tries(
     stage: i64,
     limit: u32,
 ) -> db::Result<Vec<Claimed>> {
-    let query = match lane {
-        Lane::Provider(provider) => {
-            prepare(tx, CLAIM_PROVIDER, claim, issue, after, stage).bind(*provider)
-        }
-        Lane::AllBut(json) => {
-            prepare(tx, CLAIM_OTHERS, claim, issue, after, stage).bind(json.clone())
-        }
+    let sql = match lane {
+        Lane::Provider(_) => FIRST_OF_PROVIDER,
+        Lane::AllBut(_) => FIRST_OF_OTHERS,
     };
-    let rows = query.bind(i64::from(limit)).all::<(i64, i64, i64, i64)>().await?;
-    Ok(claimed(rows, claim, issue))
-}
-
-fn prepare<'t>(
-    tx: &'t mut Tx,
-    sql: &'static str,
-    claim: i64,
-    issue: IssueId,
-    after: SubscriberId,
-    stage: i64,
-) -> db::Query<'t> {
-    tx.query(sql).bind(claim).bind(issue).bind(after).bind(stage)
+    let query = tx.query(sql).bind(issue).bind(after).bind(stage);
+    let query = match lane {
+        Lane::Provider(provider) => query.bind(*provider),
+        Lane::AllBut(json) => query.bind(json.clone()),
+    };
+    let found = query.bind(i64::from(limit)).scalar().await?;
+    take(tx, claim, issue, found).await
 }
 
 /// Claims up to `limit` copies of `issue` whose next try is due.
@@ -79,13 +70,23 @@ pub async fn claim_due(
     stage: i64,
     limit: u32,
 ) -> db::Result<Vec<Claimed>> {
-    let query = tx.query(CLAIM_DUE).bind(claim).bind(issue).bind(now).bind(stage);
-    let rows = query.bind(i64::from(limit)).all::<(i64, i64, i64, i64)>().await?;
-    Ok(claimed(rows, claim, issue))
+    let query = tx.query(DUE).bind(issue).bind(now).bind(stage).bind(i64::from(limit));
+    let found = query.scalar().await?;
+    take(tx, claim, issue, found).await
 }
 
-/// Rows as values, in the order of readers' ids (`RETURNING` promises none).
-fn claimed(rows: Vec<(i64, i64, i64, i64)>, claim: i64, issue: IssueId) -> Vec<Claimed> {
+/// Claims the copies that `found` lists, which are waiting: nobody else writes while `tx` is open.
+async fn take(tx: &mut Tx, claim: i64, issue: IssueId, found: String) -> db::Result<Vec<Claimed>> {
+    let rows: Vec<(i64, i64, i64, i64)> = json(&found)?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids = json_array(rows.iter().map(|row| row.0));
+    let changed = tx.query(CLAIM).bind(claim).bind(issue).bind(ids).execute().await?;
+    if changed != rows.len() as u64 {
+        let problem = format!("{} copies were found waiting, {changed} claimed", rows.len());
+        return Err(sqlx::Error::Protocol(problem));
+    }
     let mut claimed: Vec<_> = rows
         .into_iter()
         .map(|(subscriber, provider, stage, attempts)| {
@@ -94,5 +95,5 @@ fn claimed(rows: Vec<(i64, i64, i64, i64)>, claim: i64, issue: IssueId) -> Vec<C
         })
         .collect();
     claimed.sort_unstable_by_key(|claimed| claimed.copy);
-    claimed
+    Ok(claimed)
 }

@@ -24,11 +24,12 @@ async fn database() -> (tempfile::TempDir, Db) {
 async fn statements_find_their_rows_by_key() {
     let (_folder, db) = database().await;
     for (sql, sorts) in [
-        (claim::CLAIM_PROVIDER, false),
-        (claim::CLAIM_OTHERS, false),
-        (claim::CLAIM_DUE, false),
+        (claim::FIRST_OF_PROVIDER, false),
+        (claim::FIRST_OF_OTHERS, false),
+        (claim::DUE, false),
+        (claim::CLAIM, false),
         (handoff::HAND_OFF, false),
-        (handoff::READERS, false),
+        (handoff::HANDED, false),
         (handoff::OBSTACLES, false),
         (settle::ACCEPT, false),
         (settle::SETTLE, false),
