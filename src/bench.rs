@@ -7,6 +7,7 @@
 
 mod engine;
 mod peers;
+mod profile;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,6 +15,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 pub use engine::{Audience, Sent};
+pub use profile::Profile;
 
 /// Measure how fast mail gets out, against smtp-source and lettre.
 ///
@@ -88,6 +90,8 @@ pub struct Comparison {
     pub cpu_ratio: f64,
     /// What the ratio is meant to be at least.
     pub goal: f64,
+    /// Where a copy's time went, in our last run.
+    pub profile: Profile,
 }
 
 /// Figures of a send to a large audience.
@@ -193,7 +197,7 @@ async fn compare(
             relay: sink.address,
             sign: what == What::Signed,
         };
-        let ours =
+        let (ours, profile) =
             engine::send(&folder.join(format!("{what:?}-{connections}-{run}")), &audience).await?;
         let theirs = if what == What::Lettre {
             peers::lettre(sink.address, their_copies, ours.bytes_each, connections).await?
@@ -203,6 +207,7 @@ async fn compare(
         // The first run warms caches and counts for nothing.
         if run > 0 {
             comparison.add(&ours, &theirs);
+            comparison.profile = profile;
         }
     }
     comparison.conclude();
@@ -222,6 +227,7 @@ impl Comparison {
             ratio: 0.0,
             cpu_ratio: 0.0,
             goal,
+            profile: Profile::default(),
         }
     }
 
@@ -240,7 +246,7 @@ impl Comparison {
     fn describe(&self) -> String {
         format!(
             "{}, {} connections: {:.0}/s against {:.0}/s: {:.2} × (goal {} ×); CPU {:.0} against \
-             {:.0} µs a message: {:.2} ×",
+             {:.0} µs a message: {:.2} ×\n  {}",
             self.name,
             self.connections,
             median(&self.ours_per_second),
@@ -250,6 +256,7 @@ impl Comparison {
             median(&self.ours_cpu_us),
             median(&self.theirs_cpu_us),
             self.cpu_ratio,
+            self.profile,
         )
     }
 }

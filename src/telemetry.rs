@@ -7,6 +7,7 @@
 
 mod metrics;
 mod requests;
+mod work;
 
 use std::io::{self, IsTerminal as _};
 
@@ -14,6 +15,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberI
 
 pub use metrics::{Attempt, Lane, Metrics, RelaySample, Sample};
 pub use requests::{RequestId, trace_requests};
+pub use work::{Step, Watch, Work};
 
 use crate::config::LogFormat;
 

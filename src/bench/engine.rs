@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::Large;
+use super::{
+    Large,
+    profile::{Cpu, Profile},
+};
 use crate::{
     cli::Context,
     delivery::{
@@ -66,14 +69,17 @@ impl Sent {
 }
 
 /// Sends one issue to `audience` with everything on, in a database of its own below `folder`.
-pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<Sent> {
+pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<(Sent, Profile)> {
     let (context, newsletter, _) = prepare(folder, audience).await?;
     let started_cpu = cpu_time()?;
+    let before = Cpu::now()?;
     let engine = start(&context).await?;
+    let work = engine.view().work();
     schedule(&context, &newsletter, audience.size).await?;
     engine.ring();
     wait_until_sent(&context, newsletter.id, |_| {}).await?;
     let cpu = cpu_time()?.saturating_sub(started_cpu);
+    let profile = Profile::between(&before, &Cpu::now()?, &work, audience.copies);
     engine.drain().await;
     let sent = figures(&context, cpu).await?;
     anyhow::ensure!(
@@ -84,7 +90,7 @@ pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<S
     );
     context.db.close().await;
     std::fs::remove_dir_all(folder).context("the bench's folder cannot be removed")?;
-    Ok(sent)
+    Ok((sent, profile))
 }
 
 /// A send to so many readers: import, planning, sending, memory.

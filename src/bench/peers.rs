@@ -152,6 +152,11 @@ pub(super) fn cpu_of(process: &str) -> anyhow::Result<Duration> {
     Ok(ticks(fields.get(10).copied().unwrap_or(0) + fields.get(11).copied().unwrap_or(0)))
 }
 
+/// Kernel time of this process so far, in hundredths of a second.
+pub(super) fn kernel_ticks() -> anyhow::Result<u64> {
+    Ok(stat("self")?.get(11).copied().unwrap_or(0))
+}
+
 /// User and system time of children that have ended.
 fn children_cpu() -> anyhow::Result<Duration> {
     let fields = stat("self")?;

@@ -34,6 +34,7 @@ use crate::{
         },
         verp::TokenMailbox,
     },
+    telemetry::{Step, Work},
     timestamp::Timestamp,
     token::{DeliveryToken, Keyring, Purpose, ReaderToken},
 };
@@ -53,6 +54,7 @@ pub struct Composer {
     bounce_domain: String,
     message_id_domain: String,
     request_reports: bool,
+    work: Work,
     issues: Mutex<HashMap<IssueId, Arc<Compiled>>>,
     mails: Mutex<HashMap<ServiceMailId, ServiceMail>>,
 }
@@ -71,6 +73,8 @@ pub struct Ingredients {
     pub signers: Vec<Signer>,
     /// What mail says about where it comes from.
     pub mail: crate::config::Mail,
+    /// Told what merging and signing take.
+    pub work: Work,
 }
 
 /// An issue ready for its copies.
@@ -150,7 +154,7 @@ record! {
 impl Composer {
     /// A composer that has compiled nothing yet.
     pub fn new(ingredients: Ingredients) -> Self {
-        let Ingredients { db, keyring, links, renderer, signers, mail } = ingredients;
+        let Ingredients { db, keyring, links, renderer, signers, mail, work } = ingredients;
         let signs_slowly = signers.iter().any(|signer| signer.algorithm().starts_with("rsa"));
         let mut by_domain: HashMap<String, Vec<Signer>> = HashMap::new();
         for signer in signers {
@@ -166,6 +170,7 @@ impl Composer {
             bounce_domain: mail.bounce_domain,
             message_id_domain: mail.message_id_domain,
             request_reports: mail.request_reports,
+            work,
             issues: Mutex::default(),
             mails: Mutex::default(),
         }
@@ -264,6 +269,7 @@ impl Composer {
         prepared: &Prepared,
         out: &mut Vec<u8>,
     ) -> Result<(), CopyError> {
+        let mut watch = self.work.watch();
         let start = out.len();
         let now = Timestamp::now();
         let to = content::parse(&handed.address)?;
@@ -286,8 +292,10 @@ impl Composer {
                 from_domain
             }
         };
+        watch.lap(Step::Merge);
         if let Some(signers) = self.signers.get(from_domain) {
             dkim::sign_in_place(signers, out, start, now)?;
+            watch.lap(Step::Sign);
         }
         Ok(())
     }

@@ -133,6 +133,7 @@ impl Engine {
             renderer,
             signers: signers(&config)?,
             mail: config.mail.clone(),
+            work: metrics.work().clone(),
         }));
         let course: Course = Arc::new(RwLock::new(Vec::new()));
         for issue in super::conductor::in_motion(&db).await? {

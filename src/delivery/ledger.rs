@@ -19,7 +19,7 @@ use super::{
 use crate::{
     db::{self, Db, Tx, state::CopyState},
     id::{CopyId, IssueId, NodeId, SubscriberId},
-    telemetry::{Attempt, Metrics},
+    telemetry::{Attempt, Metrics, Step},
     timestamp::Timestamp,
 };
 
@@ -164,6 +164,7 @@ impl Writer {
     /// One transaction: outcomes first, so that a freed copy can be claimed again in the same one.
     async fn commit(&self, group: &Group) -> db::Result<Done> {
         let now = Timestamp::now();
+        let mut watch = self.metrics.work().watch();
         let mut tx = self.db.begin().await?;
         let changed = queue::settle(&mut tx, &group.settlements, self.brake_percent, now).await?;
         if changed < group.settlements.len() as u64 {
@@ -173,17 +174,21 @@ impl Writer {
             );
         }
         queue::release(&mut tx, &group.released, now).await?;
+        watch.lap(Step::Outcome);
         let mut done = Done::default();
         for (key, copies) in &group.handoffs {
             self.hand_off(&mut tx, *key, copies.clone(), now, &mut done).await?;
         }
+        watch.lap(Step::HandOff);
         for (wanted, limit) in &group.claims {
             done.batches.push(self.claim(&mut tx, wanted, *limit, now).await?);
         }
+        watch.lap(Step::Claim);
         for (name, used_until) in self.dispatch.limits_to_keep() {
             keep_limit(&mut tx, &name, used_until).await?;
         }
         tx.commit().await?;
+        watch.lap(Step::Commit);
         Ok(done)
     }
 

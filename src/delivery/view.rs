@@ -19,7 +19,7 @@ use crate::{
     },
     id::IssueId,
     provider::{ProviderId, Providers},
-    telemetry::{Metrics, RelaySample, Sample},
+    telemetry::{Metrics, RelaySample, Sample, Work},
     timestamp::Timestamp,
 };
 
@@ -43,6 +43,11 @@ impl View {
     /// The counts of an issue in motion.
     pub fn tally(&self, issue: IssueId) -> Option<Tally> {
         self.tallies.get(issue)
+    }
+
+    /// The time that steps of copies' ways took.
+    pub fn work(&self) -> Work {
+        self.metrics.work().clone()
     }
 
     /// Whether some relay may be used: not suspended, and nothing went wrong at it last.

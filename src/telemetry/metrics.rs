@@ -15,6 +15,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::Work;
 use crate::{db::state::EventKind, id::IssueId, provider::Providers, timestamp::Timestamp};
 
 /// What an attempt can come to.
@@ -152,6 +153,7 @@ pub struct Metrics {
     registry: Registry,
     providers: HashMap<i64, Handles>,
     end_to_end: Histogram,
+    work: Work,
     started: RwLock<HashMap<IssueId, Timestamp>>,
     gauges: Gauges,
     /// One scrape at a time, so that none sees half of another's gauges.
@@ -198,16 +200,23 @@ impl Metrics {
             Unit::Seconds,
             end_to_end.clone(),
         );
+        let work = Work::registered(&mut registry);
         let gauges = Gauges::default();
         gauges.register(&mut registry);
         Self {
             registry,
             providers,
             end_to_end,
+            work,
             started: RwLock::default(),
             gauges,
             scrape: Mutex::default(),
         }
+    }
+
+    /// The time that steps take.
+    pub fn work(&self) -> &Work {
+        &self.work
     }
 
     /// Says which issues are being sent, and since when.

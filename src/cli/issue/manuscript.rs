@@ -215,5 +215,6 @@ pub(super) fn composer(context: &Context, signed: bool) -> anyhow::Result<Arc<Co
         renderer: Arc::new(context.renderer()?),
         signers: if signed { engine::signers(&context.config)? } else { Vec::new() },
         mail: context.config.mail.clone(),
+        work: crate::telemetry::Work::default(),
     })))
 }
