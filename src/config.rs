@@ -235,9 +235,29 @@ pub struct ProviderLimit {
     pub burst: Option<u32>,
 }
 
+/// What becomes of a send whose time has passed when a daemon could begin with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedSchedule {
+    /// It begins at once.
+    Send,
+    /// It waits for an operator.
+    Hold,
+}
+
 section! {
     /// How a send proceeds.
     Sending {
+        /// Whether a send waits for the approval of somebody other than who asked for it.
+        approval: bool = false,
+        /// What becomes of a send whose time passed while no daemon ran.
+        missed_schedule: MissedSchedule = MissedSchedule::Hold,
+        /// How late a send may begin before that counts as missed.
+        #[serde(with = "duration")]
+        missed_after: Duration = Duration::from_hours(1),
+        /// When at least this share of the readers, in percent, was imported since the last issue,
+        /// the send has one more stage in front, smaller than the others; 100 for never.
+        import_percent: f64 = 20.0,
         /// How long a send can be undone before its first copy leaves.
         #[serde(with = "duration")]
         undo_window: Duration = Duration::from_mins(10),
@@ -281,6 +301,13 @@ section! {
         uncertain_percent: f64 = 1.0,
         /// Complaints.
         complaint_percent: f64 = 0.3,
+        /// From this share of recipients' refusals on, a warning goes into the delivery log.
+        recipient_warn_percent: f64 = 2.0,
+        /// The same for complaints.
+        complaint_warn_percent: f64 = 0.1,
+        /// Readers who leave: so many times what is normal for the newsletter, the median of its
+        /// last ten issues (and at least 0.1 %; without three issues there is no normal).
+        unsubscribe_factor: f64 = 3.0,
         /// No share is judged on fewer decided copies than this.
         sample_min: u32 = 20,
     }

@@ -20,6 +20,7 @@ pub mod engine;
 pub mod feeder;
 pub mod gates;
 pub mod health;
+pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod limits;

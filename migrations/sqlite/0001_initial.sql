@@ -130,6 +130,8 @@ CREATE TABLE signup_count (
 ) STRICT, WITHOUT ROWID;
 
 -- One edition. `sends_at` is when the first copy may leave (schedule or end of the undo window).
+-- `hold_after` is the stage after which a halted send that an operator widened halts again; `halt`,
+-- `acknowledged` and `warnings` are findings of gates; `accepted` is counted when it is done.
 CREATE TABLE issue (
     id             INTEGER NOT NULL PRIMARY KEY,
     uid            TEXT    NOT NULL UNIQUE,
@@ -149,11 +151,25 @@ CREATE TABLE issue (
     stage_since    INTEGER,
     halt           TEXT,
     acknowledged   TEXT    NOT NULL DEFAULT '[]',
+    warnings       TEXT    NOT NULL DEFAULT '[]',
     plan           TEXT,
     first_event_id INTEGER,
+    asked_by       TEXT,
+    approved_by    TEXT,
+    approved_at    INTEGER,
+    hold_after     INTEGER,
+    accepted       INTEGER,
     UNIQUE (newsletter_id, number)
 ) STRICT;
 CREATE INDEX issue_in_motion ON issue (state) WHERE state > 0 AND finished_at IS NULL;
+
+-- Idempotency keys of programs that ask for sends: a key starts one send of one text, for good.
+CREATE TABLE trigger_key (
+    key      TEXT    NOT NULL PRIMARY KEY,
+    issue_id INTEGER NOT NULL REFERENCES issue (id),
+    digest   BLOB    NOT NULL,
+    at       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- What a copy is made from, rendered once when the send was asked for: a restart or an upgrade in
 -- the middle of a send cannot change what the rest of the readers get.

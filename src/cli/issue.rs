@@ -39,10 +39,16 @@ pub(super) enum IssueCommand {
     Send(send::Send),
     /// Check an issue and have it sent at a time of day
     Schedule(send::Schedule),
+    /// Approve of a send that somebody else asked for
+    Approve(course::Course),
     /// Take back a send whose first copy has not left
     Undo(course::Course),
     /// Stop a send for now
     Pause(course::Course),
+    /// Stop a send as a gate would, for a reason
+    Halt(course::Weighty),
+    /// Release the next stage now; after a halt that stage alone
+    Widen(course::Widen),
     /// Go on after a pause or a halt
     Resume(course::Resume),
     /// Give up all copies of an issue that have not left
@@ -75,8 +81,11 @@ pub(super) async fn run(config: Option<&Path>, command: IssueCommand) -> anyhow:
         IssueCommand::Plan(args) => plan::run(&context, args).await,
         IssueCommand::Send(args) => send::send(&context, args).await,
         IssueCommand::Schedule(args) => send::schedule(&context, args).await,
+        IssueCommand::Approve(args) => course::approve(&context, args).await,
         IssueCommand::Undo(args) => course::undo(&context, args).await,
         IssueCommand::Pause(args) => course::pause(&context, args).await,
+        IssueCommand::Halt(args) => course::halt(&context, args).await,
+        IssueCommand::Widen(args) => course::widen(&context, args).await,
         IssueCommand::Resume(args) => course::resume(&context, args).await,
         IssueCommand::Cancel(args) => course::cancel(&context, args).await,
         IssueCommand::Status(args) => status::run(&context, args).await,

@@ -167,6 +167,10 @@ states! {
         /// The address would be suppressed, but too many of its provider failed at once: an
         /// operator decides.
         SuppressionHeld = 23 "suppression_held",
+        /// A gate saw a share that is not enough to halt, and more than is usual.
+        Warned = 24 "warned",
+        /// A second person approved of the send.
+        Approved = 25 "approved",
     }
 }
 

@@ -77,8 +77,14 @@ struct Memory {
     sending_since: Option<Timestamp>,
     /// The stage whose soak time runs, and since when.
     soaking: Option<(i64, Timestamp)>,
+    /// What is normal for its newsletter, once that was looked up.
+    normal: Option<Normal>,
     audited_at: Timestamp,
 }
+
+/// The share of readers who usually leave after an issue, in percent, if that is known.
+#[derive(Debug, Clone, Copy)]
+struct Normal(Option<f64>);
 
 impl Conductor {
     /// Looks at every issue in motion until `stop`.
@@ -134,46 +140,55 @@ impl Conductor {
                 self.audit(issue, before).await?
             }
         };
-        let since = *memory.sending_since.get_or_insert(now);
-        if let Some(halt) = self.gate(issue, &tally, since) {
-            memory.sending_since = None;
-            return self.halt(issue.id, halt, now).await;
+        if self.judge(issue, memory, &tally, audit, now).await? {
+            return Ok(());
         }
         if issue.expires_at.is_some_and(|at| at <= now) {
             self.expire(issue.id).await?;
             return self.finish_if_done(issue, now).await;
         }
-        let released = tally.up_to_stage(issue.stage);
-        let stage_cell = tally.stage(issue.stage);
         if issue.stage + 1 >= issue.stages {
+            let released = tally.up_to_stage(issue.stage);
             if released.finished() == released.total() {
                 return self.finish_if_done(issue, now).await;
             }
             return Ok(());
         }
-        let decided = stage_cell.finished() * 100 >= stage_cell.total() * DECIDED_PERCENT;
-        if !decided {
+        if !is_decided(&tally, issue.stage) {
             memory.soaking = None;
             return Ok(());
         }
-        let soaking_since = match memory.soaking {
+        if issue.hold_after.is_some_and(|stage| stage <= issue.stage) {
+            return self.hold_widened(issue, now).await;
+        }
+        if self.has_soaked(issue, memory, &tally, now) {
+            // Late signals first: what came in while the stage soaked.
+            let tally = self.audit(issue, None).await?;
+            if !self.judge(issue, memory, &tally, true, now).await? {
+                self.release_stage(issue, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the current stage, which is decided, was watched for long enough.
+    fn has_soaked(
+        &self,
+        issue: &InMotion,
+        memory: &mut Memory,
+        tally: &Tally,
+        now: Timestamp,
+    ) -> bool {
+        let cell = tally.stage(issue.stage);
+        let since = match memory.soaking {
             Some((stage, since)) if stage == issue.stage => since,
             _ => {
                 memory.soaking = Some((issue.stage, now));
                 now
             }
         };
-        let empty = stage_cell.total() == stage_cell.get(CopyState::Skipped);
-        if empty || now.since(soaking_since) >= self.config.sending.soak {
-            // Late signals first: complaints that came in while the stage soaked.
-            let tally = self.audit(issue, None).await?;
-            if let Some(halt) = self.gate(issue, &tally, since) {
-                memory.sending_since = None;
-                return self.halt(issue.id, halt, now).await;
-            }
-            self.release_stage(issue, now).await?;
-        }
-        Ok(())
+        let empty = cell.total() == cell.get(CopyState::Skipped);
+        empty || now.since(since) >= self.config.sending.soak
     }
 
     /// Counts the ledger anew, and says so when the equation does not hold.
@@ -209,4 +224,10 @@ async fn stage_total(db: &Db, issue: IssueId) -> db::Result<i64> {
         .bind(issue)
         .scalar()
         .await
+}
+
+/// Whether so much of a stage has its outcome that the rest need not be waited for.
+fn is_decided(tally: &Tally, stage: i64) -> bool {
+    let cell = tally.stage(stage);
+    cell.finished() * 100 >= cell.total() * DECIDED_PERCENT
 }

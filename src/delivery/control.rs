@@ -1,20 +1,23 @@
-//! What people do to an issue's course: schedule, undo, pause, resume, cancel; settle an uncertain
-//! copy. Each is a conditional change of a row, with its line in the audit log, in one transaction;
-//! the conductor and the handoff gate see it at once, in whichever process they run.
+//! What people do to an issue's course: ask for its send, approve, undo, pause, halt, widen, resume,
+//! cancel; settle an uncertain copy. Each is a conditional change of a row, with its line in the audit
+//! log, in one transaction; the conductor and the handoff gate see it at once, in whichever process
+//! they run.
+
+mod approval;
+mod course;
+mod resolution;
+mod trigger;
 
 use crate::{
-    audit::{self, Act},
-    db::{
-        self, Db, Tx,
-        record::record,
-        state::{CopyState, EventKind, IssueState},
-    },
-    event::{self, Event},
-    id::{IssueId, NewsletterId, SubscriberId},
+    db::{self, Db, Tx, record::record, state::IssueState},
+    id::{IssueId, NewsletterId},
     timestamp::Timestamp,
 };
 
-use super::content::Content;
+pub use approval::approve;
+pub use course::{Move, change_course, widen};
+pub use resolution::{Resolution, resolve};
+pub use trigger::{Draft, Scheduled, Trigger, ask, schedule};
 
 record! {
     /// An issue's row, without its texts.
@@ -46,21 +49,33 @@ record! {
         pub stage: i64,
         /// Why it is halted, a JSON object.
         pub halt: Option<String>,
+        /// What gates warned of, a JSON array.
+        pub warnings: String,
         /// Its plan at the start, a JSON object.
         pub plan: Option<String>,
+        /// Who asked for its send.
+        pub asked_by: Option<String>,
+        /// Who approved of it.
+        pub approved_by: Option<String>,
+        /// The stage after which it halts again, when an operator widened a halted send.
+        pub hold_after: Option<i64>,
     }
 }
 
 const COLUMNS: &str = "SELECT id, uid, newsletter_id, number, subject, state, created_at, \
-     sends_at, started_at, expires_at, finished_at, stage, halt, plan FROM issue ";
+     sends_at, started_at, expires_at, finished_at, stage, halt, warnings, plan, \
+     asked_by, approved_by, hold_after FROM issue ";
 
+/// `SELECT` of [`Edition`]s, with the rest of the statement.
 macro_rules! edition_sql {
     ($rest:literal) => {{
         static SQL: std::sync::LazyLock<String> =
-            std::sync::LazyLock::new(|| format!("{COLUMNS}{}", $rest));
+            std::sync::LazyLock::new(|| format!("{}{}", $crate::delivery::control::COLUMNS, $rest));
         SQL.as_str()
     }};
 }
+
+use edition_sql;
 
 /// Why an act on an issue is refused.
 #[derive(Debug, thiserror::Error)]
@@ -78,33 +93,41 @@ pub enum ControlError {
         /// What cannot be done, and what can.
         problem: &'static str,
     },
+    /// A halt is no light matter: whoever ends or makes one says why.
+    #[error("say why: the reason is kept in the delivery log and the audit log")]
+    NoReason,
+    /// Every stage is released.
+    #[error("issue {0} has no stage left to release: its last one is under way")]
+    NoStage(i64),
+    /// Whoever asked for a send approves of it.
+    #[error(
+        "issue {number} was asked for by {by}, who cannot approve of it too; somebody else has to"
+    )]
+    OwnSend {
+        /// The issue's number.
+        number: i64,
+        /// Who asked for it.
+        by: String,
+    },
+    /// The key came with another issue or text before.
+    #[error(
+        "this idempotency key was used for issue {number}{}; \
+         nothing was started. Use a key of its own for every send",
+        another_text(*.same_number)
+    )]
+    KeyUsed {
+        /// The issue it was used for.
+        number: i64,
+        /// Whether it is the same issue.
+        same_number: bool,
+    },
     /// The database failed.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
 }
 
-/// What is stored of an issue before it is sent.
-#[derive(Debug, Clone)]
-pub struct Draft {
-    /// Its newsletter.
-    pub newsletter: NewsletterId,
-    /// Its number.
-    pub number: i64,
-    /// The typed model, as JSON.
-    pub model: String,
-    /// The file's text.
-    pub source: String,
-    /// What copies are made from.
-    pub content: Content,
-}
-
-/// What came of asking for a send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scheduled {
-    /// The send was asked for now; its first copy leaves at this time.
-    New(Edition),
-    /// It had been asked for before: nothing was started.
-    Already(Edition),
+fn another_text(same_number: bool) -> &'static str {
+    if same_number { " with another text" } else { "" }
 }
 
 /// The issue of `newsletter` with this number.
@@ -125,252 +148,8 @@ pub async fn list(db: &Db, newsletter: NewsletterId, limit: u32) -> db::Result<V
         .await
 }
 
-/// Stores `draft` and asks for its send, the first copy at `sends_at`. The number is the key: the
-/// same trigger twice (a double click, a retried call) starts one send.
-pub async fn schedule(
-    db: &Db,
-    draft: &Draft,
-    sends_at: Timestamp,
-    actor: &str,
-    now: Timestamp,
-) -> Result<Scheduled, ControlError> {
-    let mut tx = db.begin().await?;
-    let sql = edition_sql!("WHERE newsletter_id = $1 AND number = $2");
-    let before: Option<Edition> =
-        tx.query(sql).bind(draft.newsletter).bind(draft.number).optional().await?;
-    if let Some(edition) = before.filter(|edition| edition.state != IssueState::Draft) {
-        return Ok(Scheduled::Already(edition));
-    }
-    store(&mut tx, draft, now).await?;
-    tx.query("UPDATE issue SET state = 1, sends_at = $3 WHERE newsletter_id = $1 AND number = $2")
-        .bind(draft.newsletter)
-        .bind(draft.number)
-        .bind(sends_at)
-        .execute()
-        .await?;
-    let edition: Edition = tx.query(sql).bind(draft.newsletter).bind(draft.number).one().await?;
-    let act = Act {
-        actor,
-        action: "issue.schedule",
-        target: &edition.uid,
-        detail: &format!("issue {}, first copy at {sends_at}", draft.number),
-    };
-    audit::record(&mut tx, act, now).await?;
-    tx.commit().await?;
-    Ok(Scheduled::New(edition))
-}
-
-async fn store(tx: &mut Tx, draft: &Draft, now: Timestamp) -> db::Result<()> {
-    let id: IssueId = tx
-        .query(
-            "INSERT INTO issue (uid, newsletter_id, number, subject, state, model, source, \
-             created_at) VALUES ($1, $2, $3, $4, 0, $5, $6, $7) \
-             ON CONFLICT (newsletter_id, number) DO UPDATE SET subject = excluded.subject, \
-             model = excluded.model, source = excluded.source RETURNING id",
-        )
-        .bind(uuid::Uuid::now_v7().to_string())
-        .bind(draft.newsletter)
-        .bind(draft.number)
-        .bind(draft.content.subject.clone())
-        .bind(draft.model.clone())
-        .bind(draft.source.clone())
-        .bind(now)
-        .scalar()
-        .await?;
-    let content = serde_json::to_string(&draft.content).unwrap_or_default();
-    tx.query(
-        "INSERT INTO issue_content (issue_id, content) VALUES ($1, $2) \
-         ON CONFLICT (issue_id) DO UPDATE SET content = excluded.content",
-    )
-    .bind(id)
-    .bind(content)
-    .execute()
-    .await?;
-    Ok(())
-}
-
-/// One thing that can be done to an issue's course.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Move {
-    /// Take back a send whose first copy has not left.
-    Undo,
-    /// Stop for now.
-    Pause,
-    /// Go on after a pause or a halt.
-    Resume,
-    /// Give up what has not left.
-    Cancel,
-}
-
-impl Move {
-    const fn action(self) -> &'static str {
-        match self {
-            Self::Undo => "issue.undo",
-            Self::Pause => "issue.pause",
-            Self::Resume => "issue.resume",
-            Self::Cancel => "issue.cancel",
-        }
-    }
-
-    const fn from(self) -> &'static [IssueState] {
-        match self {
-            Self::Undo => &[IssueState::Scheduled],
-            Self::Pause => &[IssueState::Sending],
-            Self::Resume => &[IssueState::Paused, IssueState::Halted],
-            Self::Cancel => &[
-                IssueState::Scheduled,
-                IssueState::Sending,
-                IssueState::Paused,
-                IssueState::Halted,
-            ],
-        }
-    }
-
-    const fn to(self) -> IssueState {
-        match self {
-            Self::Undo => IssueState::Draft,
-            Self::Pause => IssueState::Paused,
-            Self::Resume => IssueState::Sending,
-            Self::Cancel => IssueState::Cancelled,
-        }
-    }
-
-    const fn event(self) -> Option<EventKind> {
-        match self {
-            Self::Undo => None,
-            Self::Pause => Some(EventKind::Paused),
-            Self::Resume => Some(EventKind::Resumed),
-            Self::Cancel => Some(EventKind::Cancelled),
-        }
-    }
-
-    const fn problem(self) -> &'static str {
-        match self {
-            Self::Undo => {
-                "only a send whose first copy has not left can be undone; `issue cancel` \
-                           stops one under way"
-            }
-            Self::Pause => "only a send under way can be paused",
-            Self::Resume => "only a paused or halted send can be resumed",
-            Self::Cancel => "only a send that is asked for or under way can be cancelled",
-        }
-    }
-}
-
-/// Changes the course of `edition`. Doing again what is done already succeeds and changes nothing.
-pub async fn change_course(
-    db: &Db,
-    edition: &Edition,
-    step: Move,
-    actor: &str,
-    reason: &str,
-    now: Timestamp,
-) -> Result<IssueState, ControlError> {
-    let mut tx = db.begin().await?;
-    let state: Option<IssueState> = tx
-        .query("SELECT state FROM issue WHERE id = $1")
-        .bind(edition.id)
-        .optional_scalar()
-        .await?;
-    let state = state.ok_or(ControlError::Unknown(edition.number))?;
-    if state == step.to() && step != Move::Resume {
-        return Ok(state);
-    }
-    if !step.from().contains(&state) {
-        let number = edition.number;
-        return Err(ControlError::WrongState { number, state, problem: step.problem() });
-    }
-    tx.query(
-        "UPDATE issue SET state = $2, \
-         sends_at = CASE WHEN $2 = 0 THEN NULL ELSE sends_at END WHERE id = $1",
-    )
-    .bind(edition.id)
-    .bind(step.to())
-    .execute()
-    .await?;
-    if state == IssueState::Halted && step == Move::Resume {
-        acknowledge(&mut tx, edition).await?;
-    }
-    if let Some(kind) = step.event() {
-        let event = Event::new(kind, now).about(Some(edition.id), None).because(reason);
-        event::record(&mut tx, &[event]).await?;
-    }
-    let act = Act { actor, action: step.action(), target: &edition.uid, detail: reason };
-    audit::record(&mut tx, act, now).await?;
-    tx.commit().await?;
-    Ok(step.to())
-}
-
-/// Remembers that an operator saw the figures of a halt, so that the same figures do not halt again.
-async fn acknowledge(tx: &mut Tx, edition: &Edition) -> db::Result<()> {
-    tx.query(
-        "UPDATE issue SET halt = NULL, \
-         acknowledged = json_insert(acknowledged, '$[#]', json(halt)) \
-         WHERE id = $1 AND halt IS NOT NULL",
-    )
-    .bind(edition.id)
-    .execute()
-    .await?;
-    Ok(())
-}
-
-/// How an operator settles an uncertain copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resolution {
-    /// It arrived.
-    Accepted,
-    /// Send it again.
-    Resend,
-}
-
-/// Settles the uncertain copy of `edition` to `subscriber`; false when it is not uncertain.
-pub async fn resolve(
-    db: &Db,
-    edition: &Edition,
-    subscriber: SubscriberId,
-    how: Resolution,
-    actor: &str,
-    reason: &str,
-    now: Timestamp,
-) -> db::Result<bool> {
-    let mut tx = db.begin().await?;
-    let (state, due_at, word) = match how {
-        Resolution::Accepted => (CopyState::Accepted, None, "accepted"),
-        Resolution::Resend => (CopyState::Waiting, Some(now), "to be sent again"),
-    };
-    let changed = tx
-        .query(
-            "UPDATE delivery SET state = $3, due_at = $4, reason = NULL \
-             WHERE issue_id = $1 AND subscriber_id = $2 AND state = 5",
-        )
-        .bind(edition.id)
-        .bind(subscriber)
-        .bind(state)
-        .bind(due_at)
-        .execute()
-        .await?;
-    if changed == 0 {
-        tx.rollback().await?;
-        return Ok(false);
-    }
-    if how == Resolution::Resend {
-        // An issue that was called sent has a copy to send again; time to live begins anew for it.
-        tx.query(
-            "UPDATE issue SET state = 2, finished_at = NULL, \
-             expires_at = MAX(coalesce(expires_at, 0), $2) WHERE id = $1 AND state = 6",
-        )
-        .bind(edition.id)
-        .bind(now.plus(std::time::Duration::from_hours(24)))
-        .execute()
-        .await?;
-    }
-    let event = Event::new(EventKind::Resolved, now)
-        .about(Some(edition.id), Some(subscriber))
-        .because(format!("{word}: {reason}"));
-    event::record(&mut tx, &[event]).await?;
-    let target = format!("{} {subscriber}", edition.uid);
-    let act = Act { actor, action: "delivery.resolve", target: &target, detail: word };
-    audit::record(&mut tx, act, now).await?;
-    tx.commit().await?;
-    Ok(true)
+/// The issue with this row, as part of `tx`.
+async fn current(tx: &mut Tx, edition: &Edition) -> Result<Edition, ControlError> {
+    let found = tx.query(edition_sql!("WHERE id = $1")).bind(edition.id).optional().await?;
+    found.ok_or(ControlError::Unknown(edition.number))
 }

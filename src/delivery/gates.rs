@@ -1,16 +1,19 @@
-//! Gates: when a send stops itself. Pure: counts and limits in, a reason to halt out.
+//! Gates: when a send stops itself, and when it warns. Pure: counts and limits in, findings out.
 //!
-//! A share halts only on a minimum sample and when the lower end of its confidence interval is over
+//! A share counts only on a minimum sample and when the lower end of its confidence interval is over
 //! the limit: two refusals among the first three copies prove nothing, twenty among a hundred do.
+//! Each provider is judged first, then the issue as a whole. What SMTP says steers inside a stage;
+//! what comes later (reports, complaints, readers who leave) steers between stages, over everything
+//! that was released so far.
 
 use serde::{Deserialize, Serialize};
 
 use super::tally::{Cell, Tally};
 use crate::{config::Gates, db::state::CopyState};
 
-/// Why a send was stopped, with the figures that stopped it.
+/// What a gate found: why a send was stopped, or what to be warned of, with the figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Halt {
+pub struct Finding {
     /// The gate.
     pub gate: Gate,
     /// The provider whose copies tripped it; none when the issue as a whole did.
@@ -26,6 +29,9 @@ pub struct Halt {
     /// The commonest replies, most frequent first.
     #[serde(default)]
     pub replies: Vec<String>,
+    /// What a person said about it, or what the figures cannot say.
+    #[serde(default)]
+    pub said: Option<String>,
 }
 
 /// What a gate watches.
@@ -44,6 +50,14 @@ pub enum Gate {
     Uncertain,
     /// Copies that readers called spam.
     Complaints,
+    /// Readers who left because of the issue.
+    Unsubscribes,
+    /// No gate: an operator stopped it.
+    ByHand,
+    /// No gate: an operator let one stage go after a halt, and it is through.
+    Widened,
+    /// No gate: the time it was asked for had long passed when a daemon could begin.
+    MissedSchedule,
 }
 
 impl Gate {
@@ -56,168 +70,226 @@ impl Gate {
             Self::RelayLogin => "the relay refuses our login",
             Self::Uncertain => "copies whose fate is not known",
             Self::Complaints => "copies that readers called spam",
+            Self::Unsubscribes => "readers who left because of the issue",
+            Self::ByHand => "an operator halted it",
+            Self::Widened => "the stage that was released after a halt is through",
+            Self::MissedSchedule => "its time had passed when it could have begun",
+        }
+    }
+
+    /// Whether there are figures behind it.
+    pub fn counts(self) -> bool {
+        !matches!(self, Self::ByHand | Self::Widened | Self::MissedSchedule)
+    }
+}
+
+/// What is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// The counts.
+    pub tally: &'a Tally,
+    /// The last released stage.
+    pub stage: i64,
+    /// The last stage there is.
+    pub last_stage: i64,
+    /// The limits.
+    pub gates: &'a Gates,
+    /// The share of readers who leave after one of the newsletter's issues, in percent
+    /// ([`super::history`]); none while there are too few issues to know.
+    pub normal: Option<f64>,
+    /// Whether late signals are looked at too: between stages, and now and then inside them.
+    pub late: bool,
+}
+
+/// The first gate that trips. `acknowledged` are earlier findings that an operator resumed after:
+/// they stop the send again only when their hits have doubled.
+pub fn check(look: &Look<'_>, acknowledged: &[Finding]) -> Option<Finding> {
+    look.findings(Judge::Halt).into_iter().find(|found| !found.is_known(acknowledged))
+}
+
+/// What to be warned of and was not in `said` yet, with as many hits.
+pub fn warnings(look: &Look<'_>, said: &[Finding]) -> Vec<Finding> {
+    let mut found = look.findings(Judge::Warn);
+    found.retain(|finding| !finding.is_known(said));
+    found
+}
+
+/// Which of two limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judge {
+    Halt,
+    Warn,
+}
+
+impl Finding {
+    /// A finding about what no count shows.
+    pub fn without_figures(gate: Gate, stage: i64, said: impl Into<String>) -> Self {
+        let (provider, replies, said) = (None, Vec::new(), Some(said.into()));
+        Self { gate, provider, stage, hits: 0, sample: 0, limit: 0.0, replies, said }
+    }
+
+    /// Whether `earlier` findings say all that this one does.
+    fn is_known(&self, earlier: &[Self]) -> bool {
+        earlier.iter().any(|earlier| {
+            earlier.gate == self.gate
+                && earlier.provider == self.provider
+                && self.hits < earlier.hits * 2
+        })
+    }
+
+    /// The figures in one line, for logs and events.
+    pub fn in_words(&self) -> String {
+        let what = self.gate.describe();
+        match (&self.said, self.gate.counts()) {
+            (Some(said), false) => format!("{what}: {said}"),
+            (None, false) => what.to_owned(),
+            (_, true) => format!("{what}: {} of {}", self.hits, self.sample),
         }
     }
 }
 
-/// Looks at the stage `stage` of `tally`, provider by provider and then as a whole.
-///
-/// `acknowledged` are earlier halts that an operator resumed: they stop the send again only when
-/// their hits have doubled.
-pub fn check(
-    tally: &Tally,
-    stage: i64,
-    last_stage: i64,
-    gates: &Gates,
-    acknowledged: &[Halt],
-) -> Option<Halt> {
-    let mut providers: Vec<_> = tally.providers_of_stage(stage).into_iter().collect();
-    providers.sort_unstable_by_key(|(provider, _)| *provider);
-    let whole = (None, tally.stage(stage));
-    let by_provider = providers.into_iter().map(|(provider, cell)| (Some(provider), cell));
-    by_provider
-        .chain([whole])
-        .flat_map(|(provider, cell)| tripped(cell, stage, stage < last_stage, provider, gates))
-        .find(|halt| !acknowledged.iter().any(|earlier| earlier.covers(halt)))
-}
+impl Look<'_> {
+    fn findings(&self, judge: Judge) -> Vec<Finding> {
+        let within = each(self.tally.providers_of_stage(self.stage), self.tally.stage(self.stage));
+        let mut found: Vec<Finding> = within
+            .into_iter()
+            .flat_map(|(provider, cell)| self.of_smtp(judge, provider, &cell))
+            .collect();
+        if self.late {
+            let so_far = self.tally.providers_up_to_stage(self.stage);
+            found.extend(
+                each(so_far, self.tally.up_to_stage(self.stage))
+                    .into_iter()
+                    .flat_map(|(provider, cell)| self.of_late_signals(judge, provider, &cell)),
+            );
+        }
+        found
+    }
 
-impl Halt {
-    /// Whether this halt, which an operator saw, says all that `later` does.
-    fn covers(&self, later: &Self) -> bool {
-        self.gate == later.gate && self.provider == later.provider && later.hits < self.hits * 2
+    /// What outcomes of attempts say about the copies of one stage.
+    fn of_smtp(&self, judge: Judge, provider: Option<i64>, cell: &Cell) -> Vec<Finding> {
+        let gates = self.gates;
+        let recipients = (Gate::Recipients, cell.refused_recipient);
+        if judge == Judge::Warn {
+            let shares = [(recipients, gates.recipient_warn_percent)];
+            return self.shares(provider, cell, &shares);
+        }
+        let finding = |gate, hits, limit| self.finding(gate, provider, hits, cell, limit);
+        let mut found = Vec::new();
+        if cell.refused_authentication > 0 {
+            found.push(finding(Gate::Authentication, cell.refused_authentication, 0.0));
+        }
+        let canary = self.stage < self.last_stage;
+        if canary && cell.refused_policy >= i64::from(gates.policy_hits) {
+            found.push(finding(Gate::Policy, cell.refused_policy, f64::from(gates.policy_hits)));
+        }
+        let shares = [
+            ((Gate::Policy, cell.refused_policy), gates.policy_percent),
+            (recipients, gates.recipient_percent),
+            ((Gate::Uncertain, cell.get(CopyState::Uncertain)), gates.uncertain_percent),
+        ];
+        found.extend(self.shares(provider, cell, &shares));
+        found
+    }
+
+    /// What came back later about the copies of all stages so far.
+    fn of_late_signals(&self, judge: Judge, provider: Option<i64>, cell: &Cell) -> Vec<Finding> {
+        let gates = self.gates;
+        let recipients = (Gate::Recipients, cell.refused_recipient);
+        let complaints = (Gate::Complaints, cell.complaints);
+        if judge == Judge::Warn {
+            let shares = [
+                (recipients, gates.recipient_warn_percent),
+                (complaints, gates.complaint_warn_percent),
+            ];
+            return self.shares(provider, cell, &shares);
+        }
+        let mut shares = vec![
+            ((Gate::Policy, cell.refused_policy), gates.policy_percent),
+            (recipients, gates.recipient_percent),
+            (complaints, gates.complaint_percent),
+        ];
+        if let Some(normal) = self.normal {
+            let leaving = (Gate::Unsubscribes, cell.unsubscribed);
+            shares.push((leaving, gates.unsubscribe_factor * normal));
+        }
+        self.shares(provider, cell, &shares)
+    }
+
+    /// Those of `shares` that are over their limits in percent.
+    fn shares(
+        &self,
+        provider: Option<i64>,
+        cell: &Cell,
+        shares: &[((Gate, i64), f64)],
+    ) -> Vec<Finding> {
+        let sample = cell.decided();
+        if sample < i64::from(self.gates.sample_min) {
+            return Vec::new();
+        }
+        let over = shares.iter().filter(|((_, hits), percent)| is_over(*hits, sample, *percent));
+        over.map(|((gate, hits), percent)| self.finding(*gate, provider, *hits, cell, *percent))
+            .collect()
+    }
+
+    fn finding(
+        &self,
+        gate: Gate,
+        provider: Option<i64>,
+        hits: i64,
+        cell: &Cell,
+        limit: f64,
+    ) -> Finding {
+        let (stage, sample) = (self.stage, cell.decided());
+        Finding { gate, provider, stage, hits, sample, limit, replies: Vec::new(), said: None }
     }
 }
 
-/// Every gate that the copies of one provider trip.
-fn tripped(
-    cell: Cell,
-    stage: i64,
-    canary: bool,
-    provider: Option<i64>,
-    gates: &Gates,
-) -> impl Iterator<Item = Halt> {
-    let sample = cell.decided();
-    let authentication =
-        (Gate::Authentication, cell.refused_authentication, 0.0, cell.refused_authentication > 0);
-    let hits_max = i64::from(gates.policy_hits);
-    let policy_hits = (
-        Gate::Policy,
-        cell.refused_policy,
-        f64::from(gates.policy_hits),
-        canary && cell.refused_policy >= hits_max,
-    );
-    let enough = sample >= i64::from(gates.sample_min);
-    let shares = [
-        (Gate::Policy, cell.refused_policy, gates.policy_percent),
-        (Gate::Recipients, cell.refused_recipient, gates.recipient_percent),
-        (Gate::Uncertain, cell.get(CopyState::Uncertain), gates.uncertain_percent),
-        (Gate::Complaints, cell.complaints, gates.complaint_percent),
-    ]
-    .map(|(gate, hits, percent)| {
-        (gate, hits, percent, enough && lower_bound_percent(hits, sample) > percent)
-    });
-    [authentication, policy_hits].into_iter().chain(shares).filter(|gate| gate.3).map(
-        move |(gate, hits, limit, _)| Halt {
-            gate,
-            provider,
-            stage,
-            hits,
-            sample,
-            limit,
-            replies: Vec::new(),
-        },
-    )
+/// Every provider in the order of their numbers, then the whole.
+fn each(providers: impl IntoIterator<Item = (i64, Cell)>, whole: Cell) -> Vec<(Option<i64>, Cell)> {
+    let mut all: Vec<_> = providers.into_iter().map(|(id, cell)| (Some(id), cell)).collect();
+    all.sort_unstable_by_key(|(provider, _)| *provider);
+    all.push((None, whole));
+    all
 }
 
+/// How sure a gate is before it trips: the chance that it errs, at most.
+const ERROR: f64 = 0.05;
 /// The 95th percentile of the normal distribution.
 const Z: f64 = 1.644_853_627;
+/// From so many expected hits on, the normal approximation is as good as the exact interval.
+const MANY: f64 = 300.0;
 
-/// The lower end of the one-sided 95 % Wilson interval of `hits` out of `sample`, in percent.
-pub fn lower_bound_percent(hits: i64, sample: i64) -> f64 {
-    if sample <= 0 || hits <= 0 {
-        return 0.0;
+/// Whether `hits` out of `sample` prove a share above `percent`: the lower end of the one-sided 95 %
+/// confidence interval (Clopper and Pearson's exact one, for large numbers Wilson's) is over it.
+pub fn is_over(hits: i64, sample: i64, percent: f64) -> bool {
+    if hits <= 0 || sample <= 0 || percent >= 100.0 {
+        return false;
     }
-    let n = sample as f64;
-    let share = (hits as f64 / n).min(1.0);
+    let (share, n) = (percent / 100.0, sample as f64);
+    let hits = hits.min(sample);
+    if share <= 0.0 || share * n > MANY {
+        return wilson_lower_bound(hits as f64 / n, n) > share;
+    }
+    // The chance of fewer hits when the share were just the limit, term by term.
+    let mut term = (n * (-share).ln_1p()).exp();
+    let mut fewer = 0.0;
+    for k in 0..hits {
+        fewer += term;
+        term *= (sample - k) as f64 / (k + 1) as f64 * share / (1.0 - share);
+        if term < f64::EPSILON * fewer && k as f64 > share * n {
+            break;
+        }
+    }
+    1.0 - fewer < ERROR
+}
+
+fn wilson_lower_bound(share: f64, n: f64) -> f64 {
     let square = Z * Z / n;
     let center = share + square / 2.0;
     let spread = Z * ((share * (1.0 - share) + square / 4.0) / n).sqrt();
-    100.0 * ((center - spread) / (1.0 + square)).max(0.0)
+    ((center - spread) / (1.0 + square)).max(0.0)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::delivery::tally::Fault;
-
-    fn tally(decided: i64, refuse: impl Fn(&mut Tally)) -> Tally {
-        let mut tally = Tally::default();
-        for _ in 0..decided {
-            tally.move_copy(1, 1, CopyState::HandedOff, CopyState::Accepted);
-        }
-        refuse(&mut tally);
-        tally
-    }
-
-    fn gate(tally: &Tally, stage: i64, last: i64) -> Option<Gate> {
-        check(tally, stage, last, &Gates::default(), &[]).map(|halt| halt.gate)
-    }
-
-    #[test]
-    fn shares_need_a_sample_and_a_bound_above_the_limit() {
-        for (decided, recipients, expected) in [
-            (10, 9, None),
-            (20, 1, None),
-            (20, 2, None),
-            (20, 4, Some(Gate::Recipients)),
-            (1000, 55, None),
-            (1000, 65, Some(Gate::Recipients)),
-        ] {
-            let tally = tally(decided, |t| t.refuse(1, 1, Fault::Recipient, recipients));
-            assert_eq!(gate(&tally, 1, 3), expected, "{recipients} of {decided}");
-        }
-    }
-
-    #[test]
-    fn a_canary_halts_at_the_third_policy_refusal_whatever_the_share() {
-        let three = tally(1000, |t| t.refuse(1, 1, Fault::Policy, 3));
-        assert_eq!(gate(&three, 1, 3), Some(Gate::Policy));
-        assert_eq!(gate(&three, 1, 1), None);
-        let two = tally(1000, |t| t.refuse(1, 1, Fault::Policy, 2));
-        assert_eq!(gate(&two, 1, 3), None);
-    }
-
-    #[test]
-    fn one_authentication_failure_is_enough_and_a_provider_is_named_first() {
-        let tally = tally(1, |t| t.refuse(1, 1, Fault::Authentication, 1));
-        let halt = check(&tally, 1, 3, &Gates::default(), &[]).unwrap();
-        assert_eq!((halt.gate, halt.provider), (Gate::Authentication, Some(1)));
-    }
-
-    #[test]
-    fn a_halt_that_was_resumed_comes_again_when_its_hits_have_doubled() {
-        let gates = Gates::default();
-        let three = tally(100, |t| t.refuse(1, 1, Fault::Policy, 3));
-        let halt = check(&three, 1, 3, &gates, &[]).unwrap();
-        let mut seen = vec![halt];
-        while let Some(halt) = check(&three, 1, 3, &gates, &seen) {
-            seen.push(halt);
-        }
-        let five = tally(100, |t| t.refuse(1, 1, Fault::Policy, 5));
-        assert_eq!(check(&five, 1, 3, &gates, &seen), None);
-        let six = tally(100, |t| t.refuse(1, 1, Fault::Policy, 6));
-        assert_eq!(check(&six, 1, 3, &gates, &seen).map(|halt| halt.hits), Some(6));
-    }
-
-    proptest! {
-        #[test]
-        fn the_bound_is_below_the_share_and_grows_with_it(sample in 1i64..100_000, a in 0i64..1000, b in 0i64..1000) {
-            let (low, high) = (a.min(b).min(sample), a.max(b).min(sample));
-            let bound = lower_bound_percent(high, sample);
-            prop_assert!(bound <= 100.0 * high as f64 / sample as f64 + 1e-9);
-            prop_assert!(lower_bound_percent(low, sample) <= bound + 1e-9);
-        }
-    }
-}
+mod tests;

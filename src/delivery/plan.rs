@@ -34,6 +34,9 @@ pub struct Plan {
     pub providers: Vec<ProviderShare>,
     /// The stages, in order.
     pub stages: Vec<Stage>,
+    /// Why there is one more stage than usual.
+    #[serde(default)]
+    pub imported: Option<Imported>,
     /// When the first copy leaves, if the send is asked for now.
     pub starts_at: Timestamp,
     /// When the last one leaves at today's limits; without limits, when the stages are through.
@@ -69,6 +72,17 @@ pub struct ProviderShare {
     pub provider: String,
     /// How many.
     pub recipients: i64,
+}
+
+/// A large import since the last issue: nobody knows yet how good those addresses are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Imported {
+    /// How many of the readers were imported since the newsletter's last issue was sent.
+    pub readers: i64,
+    /// Their share of all readers, in percent.
+    pub percent: f64,
+    /// When that last issue began; none when there was none.
+    pub since: Option<Timestamp>,
 }
 
 /// One stage.
@@ -133,7 +147,8 @@ pub async fn compute(
         })
         .collect();
     by_provider.sort_by_key(|share| std::cmp::Reverse(share.recipients));
-    let stages = stages(recipients, sum(|share| share.seeds), &config.sending);
+    let imported = large_import(db, newsletter, recipients, &config.sending).await?;
+    let stages = stages(recipients, sum(|share| share.seeds), &config.sending, imported.is_some());
     let starts_at = now.plus(config.sending.undo_window);
     let soaks = config.sending.soak * stages.len().saturating_sub(1) as u32;
     let sending = slowest(config, providers, &shares, recipients);
@@ -148,6 +163,7 @@ pub async fn compute(
         not_subscribed: NotSubscribed { unsubscribed: in_state(2), pending: in_state(0) },
         providers: by_provider,
         stages,
+        imported,
         starts_at,
         ends_at: starts_at.plus(soaks).plus(sending),
     })
@@ -168,16 +184,58 @@ fn slowest(config: &Config, providers: &Providers, shares: &[Share], recipients:
     Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX)
 }
 
+/// The import since the newsletter's last issue, if it is large: at least the configured share of the
+/// readers, and as many as the smallest stage has.
+async fn large_import(
+    db: &Db,
+    newsletter: NewsletterId,
+    recipients: i64,
+    sending: &Sending,
+) -> db::Result<Option<Imported>> {
+    let since: Option<Timestamp> = db
+        .query("SELECT MAX(started_at) FROM issue WHERE newsletter_id = $1 AND state = 6")
+        .bind(newsletter)
+        .scalar()
+        .await?;
+    let readers: i64 = db
+        .query(
+            "SELECT COUNT(*) FROM subscription WHERE newsletter_id = $1 AND state = 1 \
+             AND import_id IS NOT NULL AND created_at > $2",
+        )
+        .bind(newsletter)
+        .bind(since.unwrap_or_default())
+        .scalar()
+        .await?;
+    let percent = (100.0 * readers as f64 / recipients.max(1) as f64).min(100.0);
+    let large = percent >= sending.import_percent
+        && sending.import_percent < 100.0
+        && readers >= i64::from(sending.stage_size_min);
+    Ok(large.then_some(Imported { readers, percent, since }))
+}
+
+/// How much smaller the extra stage after a large import is than the first of the others.
+const CAREFUL: u32 = 10;
+
 /// The stages of an audience: the seed list, then the configured shares, then the rest. A stage
 /// that would be most of what the next one is says nothing that the next would not: it is left out,
-/// so small audiences have fewer.
-pub fn stages(recipients: i64, seeds: i64, sending: &Sending) -> Vec<Stage> {
+/// so small audiences have fewer. A `careful` send has one more in front, a tenth of the first.
+pub fn stages(recipients: i64, seeds: i64, sending: &Sending, careful: bool) -> Vec<Stage> {
     let mut stages = vec![Stage { number: 0, name: "seed list".to_owned(), size: seeds }];
     let audience = recipients - seeds;
+    let least = i64::from(sending.stage_size_min);
+    let mut wanted: Vec<(f64, i64)> =
+        sending.stages_percent.iter().map(|percent| (*percent, least)).collect();
+    if careful
+        && wanted.len() < STAGES_MAX
+        && let Some((percent, least)) = wanted.first().copied()
+    {
+        let least = (least / i64::from(CAREFUL)).max(1);
+        wanted.insert(0, (percent / f64::from(CAREFUL), least));
+    }
     let mut reached = 0;
-    for percent in &sending.stages_percent {
+    for (percent, least) in wanted {
         let share = (audience as f64 * percent / 100.0).ceil() as i64;
-        let upto = share.max(i64::from(sending.stage_size_min));
+        let upto = share.max(least);
         if upto < reached * 2 || upto * 2 > audience {
             continue;
         }
@@ -277,8 +335,9 @@ fn deal(issue: IssueId) -> (i64, i64) {
 mod tests {
     use super::*;
 
-    fn sizes(recipients: i64, seeds: i64) -> Vec<i64> {
-        stages(recipients, seeds, &Sending::default()).iter().map(|stage| stage.size).collect()
+    fn sizes(recipients: i64, seeds: i64, careful: bool) -> Vec<i64> {
+        let stages = stages(recipients, seeds, &Sending::default(), careful);
+        stages.iter().map(|stage| stage.size).collect()
     }
 
     #[test]
@@ -290,7 +349,20 @@ mod tests {
             (2_000, 5, vec![5, 50, 150, 1_795]),
             (100_000, 0, vec![0, 1_000, 9_000, 90_000]),
         ] {
-            assert_eq!(sizes(recipients, seeds), expected, "{recipients} recipients");
+            assert_eq!(sizes(recipients, seeds, false), expected, "{recipients} recipients");
+        }
+    }
+
+    #[test]
+    fn a_large_import_is_met_with_one_more_stage() {
+        for (recipients, seeds, expected) in [
+            (0, 0, vec![0, 0]),
+            (60, 3, vec![3, 5, 52]),
+            (500, 0, vec![0, 5, 45, 450]),
+            (2_000, 5, vec![5, 5, 45, 150, 1_795]),
+            (100_000, 0, vec![0, 100, 900, 9_000, 90_000]),
+        ] {
+            assert_eq!(sizes(recipients, seeds, true), expected, "{recipients} recipients");
         }
     }
 

@@ -11,7 +11,11 @@ use super::{
     tally::{Fault, Tally},
 };
 use crate::{
-    db::{self, Db, record::record, state::CopyState},
+    db::{
+        self, Db,
+        record::record,
+        state::{CopyState, EventKind},
+    },
     id::{CopyId, IssueId},
 };
 
@@ -34,10 +38,11 @@ record! {
 }
 
 record! {
-    struct Complaints {
+    struct Signals {
         stage: i64,
         provider: i64,
-        complaints: i64,
+        kind: EventKind,
+        readers: i64,
     }
 }
 
@@ -134,18 +139,23 @@ pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
             tally.refuse(row.stage, row.provider, fault, row.refusals);
         }
     }
-    for row in complaints(db, issue).await? {
-        tally.set_complaints(row.stage, row.provider, row.complaints);
+    for row in signals(db, issue).await? {
+        match row.kind {
+            EventKind::Complained => tally.set_complaints(row.stage, row.provider, row.readers),
+            _ => tally.set_unsubscribed(row.stage, row.provider, row.readers),
+        }
     }
     Ok(tally)
 }
 
-async fn complaints(db: &Db, issue: IssueId) -> db::Result<Vec<Complaints>> {
+/// Readers who complained, and readers who left by a link or a mail of this issue.
+async fn signals(db: &Db, issue: IssueId) -> db::Result<Vec<Signals>> {
     db.query(
-        "SELECT d.stage, d.provider, COUNT(DISTINCT e.subscriber_id) AS complaints \
+        "SELECT d.stage, d.provider, e.kind, COUNT(DISTINCT e.subscriber_id) AS readers \
          FROM event e JOIN delivery d \
          ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
-         WHERE e.issue_id = $1 AND e.kind <> 2 AND e.kind = 9 GROUP BY d.stage, d.provider",
+         WHERE e.issue_id = $1 AND e.kind <> 2 AND e.kind IN (9, 10) \
+         GROUP BY d.stage, d.provider, e.kind",
     )
     .bind(issue)
     .all()

@@ -23,6 +23,8 @@ pub struct Cell {
     pub refused_authentication: i64,
     /// Called spam by their readers.
     pub complaints: i64,
+    /// Followed by their readers' leaving.
+    pub unsubscribed: i64,
 }
 
 /// Whose fault a refusal was, as far as gates care.
@@ -69,6 +71,7 @@ impl Cell {
         self.refused_policy += other.refused_policy;
         self.refused_authentication += other.refused_authentication;
         self.complaints += other.complaints;
+        self.unsubscribed += other.unsubscribed;
     }
 }
 
@@ -119,6 +122,11 @@ impl Tally {
         self.cells.entry((stage, provider)).or_default().complaints = complaints;
     }
 
+    /// Sets how many readers left because of their copy.
+    pub fn set_unsubscribed(&mut self, stage: i64, provider: i64, unsubscribed: i64) {
+        self.cells.entry((stage, provider)).or_default().unsubscribed = unsubscribed;
+    }
+
     /// The counts of everything.
     pub fn total(&self) -> Cell {
         self.sum(|_, _| true)
@@ -142,9 +150,16 @@ impl Tally {
 
     /// The counts of the whole issue by provider.
     pub fn providers(&self) -> BTreeMap<i64, Cell> {
+        self.providers_up_to_stage(i64::MAX)
+    }
+
+    /// The counts of the stages up to `stage` by provider.
+    pub fn providers_up_to_stage(&self, stage: i64) -> BTreeMap<i64, Cell> {
         let mut providers: BTreeMap<i64, Cell> = BTreeMap::new();
-        for ((_, provider), cell) in &self.cells {
-            providers.entry(*provider).or_default().add(cell);
+        for ((of, provider), cell) in &self.cells {
+            if *of <= stage {
+                providers.entry(*provider).or_default().add(cell);
+            }
         }
         providers
     }

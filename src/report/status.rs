@@ -14,7 +14,7 @@ use crate::{
     db::{self, Db, record::record, state::IssueState},
     delivery::{
         control::Edition,
-        gates::{Gate, Halt},
+        gates::{Finding, Gate},
         plan::Plan,
         queue, status as engine,
         tally::Tally,
@@ -66,8 +66,12 @@ pub struct IssueStatus {
     pub eta: Option<Timestamp>,
     /// What happens next, in words.
     pub next: String,
+    /// Who asked for it and who approved.
+    pub approval: Approval,
     /// Why it is halted.
     pub halt: Option<HaltStatus>,
+    /// What gates warned of.
+    pub warnings: Vec<HaltStatus>,
     /// The commonest replies to copies that were not taken.
     pub replies: Vec<ReplyGroup>,
     /// Copies whose fate is not known, for an operator to settle; the first 50.
@@ -100,7 +104,18 @@ pub struct StageStatus {
     pub equation: Equation,
 }
 
-/// Why an issue is halted.
+/// Who is behind a send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Approval {
+    /// Who asked for it.
+    pub asked_by: Option<String>,
+    /// Who approved of it.
+    pub approved_by: Option<String>,
+    /// Whether it waits for an approval.
+    pub waits: bool,
+}
+
+/// Why an issue is halted, or what gates warned of.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HaltStatus {
     /// The gate.
@@ -121,6 +136,8 @@ pub struct HaltStatus {
     pub limit: f64,
     /// The commonest replies.
     pub replies: Vec<String>,
+    /// What a person said, or what figures cannot say.
+    pub said: Option<String>,
 }
 
 record! {
@@ -182,8 +199,14 @@ pub async fn issue_status(
     let pace = pace::pace(db, edition, scope.now).await?;
     let last_due: Option<Timestamp> = db.query(LAST_DUE).bind(edition.id).scalar().await?;
     let course = Course { edition, stages: &stages, equation, last_due, config: scope.config };
-    let halt: Option<Halt> =
+    let halt: Option<Finding> =
         edition.halt.as_deref().and_then(|json| serde_json::from_str(json).ok());
+    let warnings: Vec<Finding> = serde_json::from_str(&edition.warnings).unwrap_or_default();
+    let approval = Approval {
+        asked_by: edition.asked_by.clone(),
+        approved_by: edition.approved_by.clone(),
+        waits: waits_for_approval(edition, scope.config),
+    };
     Ok(IssueStatus {
         newsletter: newsletter.slug,
         newsletter_name: newsletter.name,
@@ -200,7 +223,12 @@ pub async fn issue_status(
         limited_by: limited_by(db, edition, scope.providers).await?,
         eta: course.eta(&pace, scope.now),
         next: course.next(),
+        approval,
         halt: halt.map(|halt| HaltStatus::new(halt, scope.providers)),
+        warnings: warnings
+            .into_iter()
+            .map(|warning| HaltStatus::new(warning, scope.providers))
+            .collect(),
         replies: replies::commonest(db, edition.id).await?,
         uncertain: uncertain(db, edition.id).await?,
         providers,
@@ -243,8 +271,14 @@ fn by_stage_and_provider(
     (stages, providers)
 }
 
+fn waits_for_approval(edition: &Edition, config: &Config) -> bool {
+    config.sending.approval
+        && edition.state == IssueState::Scheduled
+        && edition.approved_by.is_none()
+}
+
 impl HaltStatus {
-    fn new(halt: Halt, providers: &Providers) -> Self {
+    fn new(halt: Finding, providers: &Providers) -> Self {
         let provider = halt.provider.map(|id| providers.name(ProviderId(id)).to_owned());
         Self {
             gate: halt.gate,
@@ -260,6 +294,7 @@ impl HaltStatus {
             },
             limit: halt.limit,
             replies: halt.replies,
+            said: halt.said,
         }
     }
 }
@@ -298,6 +333,11 @@ impl Course<'_> {
         let edition = self.edition;
         match edition.state {
             IssueState::Draft => "nothing: nobody has asked for its send".to_owned(),
+            IssueState::Scheduled if waits_for_approval(edition, self.config) => format!(
+                "it waits for the approval of somebody other than {}: `postrider issue approve {}`",
+                edition.asked_by.as_deref().unwrap_or("who asked for it"),
+                edition.number
+            ),
             IssueState::Scheduled => edition.sends_at.map_or_else(
                 || "the send begins".to_owned(),
                 |at| format!("the first copy leaves at {at:.0}; until then the send can be undone"),
@@ -305,7 +345,7 @@ impl Course<'_> {
             IssueState::Sending => self.next_of_send(),
             IssueState::Paused => "nothing until somebody resumes or cancels it".to_owned(),
             IssueState::Halted => {
-                "nothing until an operator looks at the figures, and resumes or cancels it"
+                "nothing until an operator looks at the figures, and resumes, widens or cancels it"
                     .to_owned()
             }
             IssueState::Cancelled if self.equation.remaining() > 0 => {
@@ -321,9 +361,19 @@ impl Course<'_> {
     }
 
     fn next_of_send(&self) -> String {
+        let edition = self.edition;
         let current = self.stages.iter().rfind(|stage| stage.released);
         let following = self.stages.iter().find(|stage| !stage.released);
         match (current, following) {
+            (Some(current), Some(following))
+                if edition.hold_after.is_some_and(|stage| stage <= current.number) =>
+            {
+                format!(
+                    "the send halts once stage “{}” is through: an operator released it alone, \
+                     and stage “{}” needs one too",
+                    current.name, following.name
+                )
+            }
             (Some(current), Some(following)) => {
                 let soak = self.config.sending.soak;
                 let soak = jiff::SignedDuration::try_from(soak).unwrap_or_default();

@@ -19,3 +19,4 @@ mod postfix;
 mod rate;
 mod real_issues;
 mod relays;
+mod stages;

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     delivery::{
         content::Content,
-        plan::{self, Plan},
+        plan::{self, Imported, Plan},
         preflight::{self, Rehearsal},
     },
     newsletter::Newsletter,
@@ -107,6 +107,9 @@ impl Outlook {
         for stage in &plan.stages {
             stages.row([stage.number.to_string(), stage.name.clone(), count(stage.size)]);
         }
+        if let Some(imported) = &plan.imported {
+            lines.push(because(imported));
+        }
         lines.push(stages.to_text());
         if !plan.providers.is_empty() {
             let mut providers = Table::new(&["provider", "readers"]).numbers(&[1]);
@@ -148,6 +151,19 @@ impl Outlook {
         }
         format!("{} left out ({})", counted(sum, "active subscriber"), named.join(", "))
     }
+}
+
+/// Why there is one more stage.
+fn because(imported: &Imported) -> String {
+    let since = match imported.since {
+        Some(at) => format!("since the last issue ({})", time(at)),
+        None => "before the first issue".to_owned(),
+    };
+    format!(
+        "staged smaller at first: {} readers ({:.0} %) were imported {since}",
+        count(imported.readers),
+        imported.percent
+    )
 }
 
 fn from_now(wait: Duration) -> String {

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::{
+    course::refused,
     manuscript::{Allowed, FileArgs, Manuscript, UNSENDABLE},
     moment,
     plan::{self, Outlook},
@@ -19,7 +20,7 @@ use crate::{
     },
     db::state::IssueState,
     delivery::{
-        control::{self, Edition, Scheduled},
+        control::{self, Edition, Scheduled, Trigger},
         preflight, status,
     },
     timestamp::Timestamp,
@@ -58,8 +59,18 @@ struct Common {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    /// A name for this request, chosen by a program that may have to repeat it: one key starts one
+    /// send, for good
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
+    idempotency_key: Option<String>,
     #[command(flatten)]
     format: Format,
+}
+
+fn idempotency_key(key: &str) -> Result<String, String> {
+    let fits = (1..=200).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let problem = "a key is 1 to 200 printable ASCII characters without spaces, such as a UUID";
+    if fits { Ok(key.to_owned()) } else { Err(problem.to_owned()) }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -141,7 +152,9 @@ async fn start(context: &Context, args: &Common, when: &When) -> anyhow::Result<
     let now = Timestamp::now();
     let sends_at = when.at(now).max(now);
     let draft = manuscript.draft(content)?;
-    match control::schedule(&context.db, &draft, sends_at, &actor(), now).await? {
+    let by = actor();
+    let trigger = Trigger { sends_at, actor: &by, key: args.idempotency_key.as_deref() };
+    match control::ask(&context.db, &draft, trigger, now).await.map_err(refused)? {
         Scheduled::New(edition) => began(context, args, edition, outlook).await,
         // Somebody else asked for the same issue meanwhile.
         Scheduled::Already(edition) => asked_before(context, args, &manuscript, edition).await,
@@ -166,6 +179,11 @@ async fn began(
              takes it back",
             time(sends_at),
             span(wait)
+        ));
+    }
+    if context.config.sending.approval {
+        output::say(format!(
+            "it waits for the approval of somebody other than you: `postrider issue approve {number}`"
         ));
     }
     if status::read(&context.db).await?.is_none() {
@@ -204,6 +222,13 @@ async fn asked_before(
         return Err(Refused(format!(
             "issue {number} was cancelled, and nothing was started; to send it after all give it \
              another number"
+        ))
+        .into());
+    }
+    if edition.state == IssueState::Draft {
+        return Err(Refused(format!(
+            "issue {number} was asked for with this idempotency key before, and taken back since; \
+             nothing was started. To send it after all use another key"
         ))
         .into());
     }

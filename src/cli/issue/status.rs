@@ -12,7 +12,7 @@ use crate::{
         output::{self, Format, Table, count, counted, span, time, time_or_dash},
     },
     db::state::IssueState,
-    delivery::{control::Edition, gates::Halt},
+    delivery::{control::Edition, gates::Finding},
     report::{self, Equation, IssueStatus, Pace, Rate, Scope},
     timestamp::Timestamp,
 };
@@ -89,7 +89,10 @@ async fn follow(context: &Context, args: &StatusArgs, edition: Edition) -> anyho
 
 fn in_one_line(status: &IssueStatus) -> String {
     let halted = match &status.halt {
-        Some(halt) => format!(" ({}: {} of {})", halt.what, halt.hits, halt.sample),
+        Some(halt) if halt.gate.counts() => {
+            format!(" ({}: {} of {})", halt.what, halt.hits, halt.sample)
+        }
+        Some(halt) => format!(" ({})", halt.what),
         None => String::new(),
     };
     format!("{}{halted}: {}", status.state, sum(&status.equation))
@@ -106,7 +109,7 @@ pub(super) fn sum(equation: &Equation) -> String {
     if terms.is_empty() { "no copies yet".to_owned() } else { terms.join(" + ") }
 }
 
-fn to_text(status: &IssueStatus, halt: Option<&Halt>, now: Timestamp) -> String {
+fn to_text(status: &IssueStatus, halt: Option<&Finding>, now: Timestamp) -> String {
     let mut lines = vec![
         format!(
             "{} issue {}: {}",
@@ -137,10 +140,30 @@ fn to_text(status: &IssueStatus, halt: Option<&Halt>, now: Timestamp) -> String 
             "copies:      {equation}, which is NOT the audience of {audience}: please report this"
         )
     });
+    if let Some(by) = &status.approval.asked_by {
+        let approved = match &status.approval.approved_by {
+            Some(approved_by) => format!(", approved by {approved_by}"),
+            None if status.approval.waits => ", not approved yet".to_owned(),
+            None => String::new(),
+        };
+        lines.insert(3, format!("asked for:   by {by}{approved}"));
+    }
+    for warning in &status.warnings {
+        let at = warning.provider.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
+        lines.push(format!(
+            "warning:     {}{at}: {} of {} ({:.1} %, warns at {} %)",
+            warning.what,
+            count(warning.hits),
+            count(warning.sample),
+            warning.percent,
+            warning.limit
+        ));
+    }
     if let Some(halt) = halt {
         lines.push(format!("halted:      {}", halt_in_words(halt)));
         lines.push(format!(
-            "             `postrider issue resume {} --reason …` goes on, `issue cancel` gives up",
+            "             `postrider issue resume {0} --reason …` goes on, `issue widen {0}` releases \
+             one stage, `issue cancel {0}` gives up",
             status.number
         ));
     }

@@ -4,8 +4,10 @@ use tracing::info;
 
 use super::{Conductor, InMotion};
 use crate::{
+    config::MissedSchedule,
     db::{self, Db, state::EventKind},
     delivery::{
+        gates::{Finding, Gate},
         plan::{self, Plan},
         tallies,
         tally::Tally,
@@ -17,21 +19,48 @@ use crate::{
 
 impl Conductor {
     pub(super) async fn start_when_due(&self, issue: &InMotion, now: Timestamp) -> db::Result<()> {
-        if issue.sends_at.is_none_or(|at| at > now) {
+        let Some(sends_at) = issue.sends_at.filter(|at| *at <= now) else { return Ok(()) };
+        let sending = &self.config.sending;
+        if sending.approval && issue.approved_at.is_none() {
             return Ok(());
+        }
+        let late = now.since(sends_at);
+        if sending.missed_schedule == MissedSchedule::Hold && late > sending.missed_after {
+            return self.hold_missed(issue, sends_at, now).await;
         }
         let newsletter = issue.newsletter_id;
         let plan = plan::compute(&self.db, newsletter, &self.config, &self.providers, now).await?;
         let audience = plan::queue_copies(&self.db, issue.id, newsletter, &plan, now).await?;
         let tally = tallies::load(&self.db, issue.id).await?;
-        let expires_at = now.plus(self.config.sending.time_to_live);
-        if !begin(&self.db, issue.id, &plan, &tally, expires_at, now).await? {
+        let terms =
+            Terms { expires_at: now.plus(sending.time_to_live), needs_approval: sending.approval };
+        if !begin(&self.db, issue.id, &plan, &tally, terms, now).await? {
             return Ok(());
         }
         info!(issue = %issue.id, audience, stages = plan.stages.len(), "an issue's send begins");
         self.tallies.put(issue.id, tally);
         Ok(())
     }
+
+    /// Halts an issue whose time has long passed: nobody was there to begin, and its readers may
+    /// not want it at this hour.
+    async fn hold_missed(
+        &self,
+        issue: &InMotion,
+        sends_at: Timestamp,
+        now: Timestamp,
+    ) -> db::Result<()> {
+        let said = format!("it was to begin at {sends_at:.0}");
+        let finding = Finding::without_figures(Gate::MissedSchedule, issue.stage, said);
+        self.halt(issue, finding, now).await
+    }
+}
+
+/// On what terms a send begins.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    expires_at: Timestamp,
+    needs_approval: bool,
 }
 
 /// Turns a scheduled issue whose copies are queued into a sending one; false when it was undone
@@ -41,7 +70,7 @@ async fn begin(
     issue: IssueId,
     plan: &Plan,
     tally: &Tally,
-    expires_at: Timestamp,
+    terms: Terms,
     now: Timestamp,
 ) -> db::Result<bool> {
     let mut tx = db.begin().await?;
@@ -50,12 +79,14 @@ async fn begin(
             "UPDATE issue SET state = 2, stage = 0, stage_since = $2, started_at = $2, \
              planned_at = $2, expires_at = $3, plan = $4, \
              first_event_id = (SELECT coalesce(MAX(id), 0) + 1 FROM event) \
-             WHERE id = $1 AND state = 1 AND sends_at <= $2",
+             WHERE id = $1 AND state = 1 AND sends_at <= $2 \
+             AND ($5 = 0 OR approved_at IS NOT NULL)",
         )
         .bind(issue)
         .bind(now)
-        .bind(expires_at)
+        .bind(terms.expires_at)
         .bind(serde_json::to_string(plan).unwrap_or_default())
+        .bind(i64::from(terms.needs_approval))
         .execute()
         .await?;
     if changed == 0 {

@@ -36,10 +36,14 @@ impl Conductor {
         }
         let mut tx = self.db.begin().await?;
         let changed = tx
-            .query("UPDATE issue SET state = $2, finished_at = $3 WHERE id = $1 AND state = 2")
+            .query(
+                "UPDATE issue SET state = $2, finished_at = $3, accepted = $4 \
+                 WHERE id = $1 AND state = 2",
+            )
             .bind(issue.id)
             .bind(IssueState::Sent)
             .bind(now)
+            .bind(tally.get(CopyState::Accepted))
             .execute()
             .await?;
         if changed == 1 {

@@ -32,6 +32,12 @@ record! {
         pub expires_at: Option<Timestamp>,
         /// Halts that an operator resumed, a JSON array.
         pub acknowledged: String,
+        /// What gates warned of, a JSON array.
+        pub warnings: String,
+        /// When a second person approved of its send.
+        pub approved_at: Option<Timestamp>,
+        /// The stage after which it halts again.
+        pub hold_after: Option<i64>,
     }
 }
 
@@ -42,7 +48,8 @@ pub type Course = Arc<RwLock<Vec<InMotion>>>;
 pub async fn in_motion(db: &Db) -> db::Result<Vec<InMotion>> {
     db.query(
         "SELECT id, newsletter_id, number, state, stage, sends_at, started_at, expires_at, \
-         acknowledged, (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages \
+         acknowledged, warnings, approved_at, hold_after, \
+         (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages \
          FROM issue INDEXED BY issue_in_motion \
          WHERE state > 0 AND finished_at IS NULL ORDER BY id",
     )

@@ -1,10 +1,11 @@
-//! The release of a stage: one row.
+//! The release of a stage: one row. One that an operator let go alone is the last until they say so.
 
 use tracing::info;
 
 use super::{Conductor, InMotion};
 use crate::{
     db::{self, state::EventKind},
+    delivery::gates::{Finding, Gate},
     event::{self, Event},
     timestamp::Timestamp,
 };
@@ -32,5 +33,12 @@ impl Conductor {
         tx.commit().await?;
         info!(issue = %issue.id, stage = next, "a stage was released");
         Ok(())
+    }
+    /// Halts again after a stage that an operator released alone. It need not soak for that: what
+    /// comes back meanwhile is there when somebody looks.
+    pub(super) async fn hold_widened(&self, issue: &InMotion, now: Timestamp) -> db::Result<()> {
+        let said = format!("stage {} is through; the next one needs an operator", issue.stage);
+        let finding = Finding::without_figures(Gate::Widened, issue.stage, said);
+        self.halt(issue, finding, now).await
     }
 }

@@ -48,7 +48,9 @@ struct IssuePage {
     limited_by: String,
     eta: Option<EtaView>,
     next: String,
+    approval: Option<String>,
     halt: Option<HaltView>,
+    warnings: Vec<HaltView>,
     replies: Vec<ReplyView>,
     uncertain: Vec<UncertainView>,
     log_url: String,
@@ -99,6 +101,8 @@ struct HaltView {
     sample: String,
     percent: String,
     limit: String,
+    counts: bool,
+    said: Option<String>,
     replies: Vec<String>,
 }
 
@@ -200,6 +204,8 @@ fn view(status: IssueStatus, role: Role, now: Timestamp) -> IssuePage {
             .eta
             .map(|at| EtaView { at: words::instant(at), left: words::span(at.since(now)) }),
         next: status.next,
+        approval: status.approval.approved_by.map(|by| format!("approved by {by}")),
+        warnings: status.warnings.into_iter().map(|warning| halt_view(warning, role)).collect(),
         halt: status.halt.map(|halt| halt_view(halt, role)),
         replies: status.replies.iter().map(|group| reply(group, role, &log_url)).collect(),
         uncertain: status.uncertain.into_iter().map(|copy| uncertain(copy, role)).collect(),
@@ -242,6 +248,8 @@ fn halt_view(halt: HaltStatus, role: Role) -> HaltView {
         sample: words::count(halt.sample),
         percent: format!("{:.1}", halt.percent),
         limit: format!("{}", halt.limit),
+        counts: halt.gate.counts(),
+        said: halt.said.map(|said| words::text(&said, role)),
         replies: halt.replies.iter().map(|reply| words::text(reply, role)).collect(),
     }
 }

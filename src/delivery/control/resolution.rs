@@ -1,0 +1,74 @@
+//! Settling an uncertain copy.
+
+use super::Edition;
+use crate::{
+    audit::{self, Act},
+    db::{
+        self, Db,
+        state::{CopyState, EventKind},
+    },
+    event::{self, Event},
+    id::SubscriberId,
+    timestamp::Timestamp,
+};
+
+/// How an operator settles an uncertain copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// It arrived.
+    Accepted,
+    /// Send it again.
+    Resend,
+}
+
+/// Settles the uncertain copy of `edition` to `subscriber`; false when it is not uncertain.
+pub async fn resolve(
+    db: &Db,
+    edition: &Edition,
+    subscriber: SubscriberId,
+    how: Resolution,
+    actor: &str,
+    reason: &str,
+    now: Timestamp,
+) -> db::Result<bool> {
+    let mut tx = db.begin().await?;
+    let (state, due_at, word) = match how {
+        Resolution::Accepted => (CopyState::Accepted, None, "accepted"),
+        Resolution::Resend => (CopyState::Waiting, Some(now), "to be sent again"),
+    };
+    let changed = tx
+        .query(
+            "UPDATE delivery SET state = $3, due_at = $4, reason = NULL \
+             WHERE issue_id = $1 AND subscriber_id = $2 AND state = 5",
+        )
+        .bind(edition.id)
+        .bind(subscriber)
+        .bind(state)
+        .bind(due_at)
+        .execute()
+        .await?;
+    if changed == 0 {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    if how == Resolution::Resend {
+        // An issue that was called sent has a copy to send again; time to live begins anew for it.
+        tx.query(
+            "UPDATE issue SET state = 2, finished_at = NULL, \
+             expires_at = MAX(coalesce(expires_at, 0), $2) WHERE id = $1 AND state = 6",
+        )
+        .bind(edition.id)
+        .bind(now.plus(std::time::Duration::from_hours(24)))
+        .execute()
+        .await?;
+    }
+    let event = Event::new(EventKind::Resolved, now)
+        .about(Some(edition.id), Some(subscriber))
+        .because(format!("{word}: {reason}"));
+    event::record(&mut tx, &[event]).await?;
+    let target = format!("{} {subscriber}", edition.uid);
+    let act = Act { actor, action: "delivery.resolve", target: &target, detail: word };
+    audit::record(&mut tx, act, now).await?;
+    tx.commit().await?;
+    Ok(true)
+}
