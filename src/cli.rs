@@ -58,6 +58,8 @@ enum Command {
     /// Write, check, send and follow issues
     #[command(subcommand)]
     Issue(issue::IssueCommand),
+    /// Play a send against a sink that misbehaves, on a copy of the data, and say what it would do
+    Rehearse(issue::RehearseArgs),
     /// Add, show, import, export, suppress and erase subscribers
     #[command(subcommand)]
     Subscriber(subscriber::SubscriberCommand),
@@ -129,6 +131,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Doctor(args) => doctor::run(config, args).await,
         Command::Newsletter(command) => newsletter::run(config, command).await,
         Command::Issue(command) => issue::run(config, command).await,
+        Command::Rehearse(args) => issue::rehearse(config, args).await,
         Command::Subscriber(command) => subscriber::run(config, command).await,
         Command::Delivery(command) => delivery::run(config, command).await,
         Command::Relay(command) => relay::run(config, command).await,

@@ -29,6 +29,7 @@ pub mod policy;
 pub mod preflight;
 pub mod queue;
 pub mod recovery;
+pub mod rehearsed;
 pub mod restored;
 pub mod status;
 pub mod suspension;

@@ -30,6 +30,7 @@ pub mod link;
 pub mod merge;
 pub mod newsletter;
 pub mod provider;
+pub mod rehearsal;
 pub mod report;
 pub mod service_mail;
 pub mod sink;

@@ -9,6 +9,7 @@ mod moment;
 mod new;
 mod plan;
 mod preview;
+mod rehearse;
 mod report;
 mod send;
 mod status;
@@ -16,6 +17,7 @@ mod trial;
 
 use std::path::Path;
 
+pub(super) use self::rehearse::{RehearseArgs, run as rehearse};
 use super::Context;
 use crate::{
     delivery::control::{self, Edition},

@@ -16,7 +16,7 @@ use crate::{
 
 pub use approval::approve;
 pub use course::{Move, change_course, widen};
-pub use resolution::{Resolution, resolve};
+pub use resolution::{Resolution, resolve, settle_by_evidence};
 pub use trigger::{Draft, Scheduled, Trigger, ask, schedule};
 
 record! {

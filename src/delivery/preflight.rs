@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{
     compose::{Compiled, Composer, Prepared},
     content::{Content, ContentError},
+    control::{Draft, Edition},
     queue::{Claimed, Handed},
 };
 use crate::{
@@ -63,6 +64,32 @@ pub async fn stored_source(
         .bind(number)
         .optional_scalar()
         .await
+}
+
+record! {
+    struct StoredDraft {
+        model: String,
+        source: String,
+        content: String,
+    }
+}
+
+/// What is stored of `edition`, as it was when its send was asked for; none when its content is gone
+/// or of another version's form.
+pub async fn stored_draft(db: &Db, edition: &Edition) -> db::Result<Option<Draft>> {
+    let stored: Option<StoredDraft> = db
+        .query(
+            "SELECT i.model, i.source, c.content FROM issue i \
+             JOIN issue_content c ON c.issue_id = i.id WHERE i.id = $1",
+        )
+        .bind(edition.id)
+        .optional()
+        .await?;
+    Ok(stored.and_then(|StoredDraft { model, source, content }| {
+        let content = serde_json::from_str(&content).ok()?;
+        let (newsletter, number) = (edition.newsletter_id, edition.number);
+        Some(Draft { newsletter, number, model, source, content })
+    }))
 }
 
 /// What the lint has to know beside the file: numbers taken, links of the archive, when the audience

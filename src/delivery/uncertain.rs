@@ -1,5 +1,8 @@
 //! Uncertain copies: the final dot went out and no reply was seen. They are listed here and settled
-//! by [`super::control::resolve`]; nothing else ever touches them.
+//! by [`super::control::resolve`] or by evidence: a report that came back, a line of the relay's log
+//! ([`postfix_log`]). Nothing else ever touches them.
+
+pub mod postfix_log;
 
 use serde::Serialize;
 

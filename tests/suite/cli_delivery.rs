@@ -202,3 +202,56 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     0 copies of issue 437: settled as accepted
     ");
 }
+
+#[tokio::test]
+async fn the_log_of_a_relay_settles_what_it_knows_about() {
+    let house = sent().await;
+    let listed = house.run(&["delivery", "uncertain", "--issue", "437", "--json"]).json();
+    let id = listed[0]["message_id"].as_str().unwrap();
+    let log = format!(
+        "Nov 22 17:00:01 relay postfix/smtpd[7]: connect from unknown[127.0.0.1]\n\
+         Nov 22 17:00:01 relay postfix/cleanup[8]: 4AB12C: message-id=<{id}>\n\
+         Nov 22 17:00:01 relay postfix/qmgr[9]: 4AB12C: from=<b@b.example>, size=9, nrcpt=1 (queue active)\n\
+         Nov 22 17:00:02 relay postfix/smtp[9]: 4AB12C: to=<carol@example.org>, relay=mx[192.0.2.1]:25, \
+         dsn=5.1.1, status=bounced (host mx said: 550 5.1.1 no such user)\n"
+    );
+    std::fs::write(house.path("mail.log"), &log).unwrap();
+    let resolve = ["delivery", "resolve", "--issue", "437", "--postfix-log", "mail.log"];
+    let dry = house.run(resolve.iter().chain(&["--dry-run", "--json"])).json();
+    assert_eq!(dry[0]["becomes"], "rejected", "{dry}");
+    assert_eq!(
+        (&dry[0]["evidence"]["fate"], &dry[0]["evidence"]["line"]),
+        (&"bounced".into(), &4.into())
+    );
+    let still = house.run(&["delivery", "uncertain", "--issue", "437", "--json"]).json();
+    assert_eq!(still.as_array().unwrap().len(), 1, "a dry run changes nothing");
+
+    // A log that stops after the Message-ID proves nothing.
+    let begun: String = log.lines().take(2).map(|line| format!("{line}\n")).collect();
+    std::fs::write(house.path("begun.log"), begun).unwrap();
+    let begun = ["delivery", "resolve", "--issue", "437", "--postfix-log", "begun.log"];
+    let said = house.run(&begun).ok_stderr();
+    assert!(said.contains("0 settled, 1 still uncertain"), "{said}");
+
+    let said = house.run(&resolve).ok_stderr();
+    assert!(said.contains("1 settled, 0 still uncertain"), "{said}");
+    let line = house.run(&["delivery", "log", "--outcome", "resolved", "--json"]).ok();
+    let line: serde_json::Value = serde_json::from_str(line.trim_end()).unwrap();
+    let text = line["text"].as_str().unwrap();
+    assert!(text.starts_with("rejected: the relay's log, line 4: 4AB12C: to=<carol"), "{text}");
+    house.run(&["delivery", "resolve", "--issue", "437", "--all"]).fails(2);
+    house
+        .run(&[
+            "delivery",
+            "resolve",
+            "--issue",
+            "437",
+            "--all",
+            "--as",
+            "accepted",
+            "--dry-run",
+            "--reason",
+            "x",
+        ])
+        .fails(2);
+}

@@ -18,5 +18,6 @@ mod kills;
 mod postfix;
 mod rate;
 mod real_issues;
+mod rehearse;
 mod relays;
 mod stages;

@@ -142,6 +142,7 @@ async fn an_issue_through_postfix_arrives_once_signed_and_what_returns_counts() 
     }
     the_one_who_is_gone_is_not_mailed_again(&scene, &postfix).await;
     daemon.terminate();
+    its_log_settles_copies(&scene, &postfix).await;
 }
 
 fn records() -> BTreeMap<String, String> {
@@ -173,6 +174,29 @@ async fn leaving_works(scene: &Scene, seen: &reader::Seen) {
     let answer = reqwest::Client::new().post(url).form(&body).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{url}");
     assert_eq!(state(), "unsubscribed");
+}
+
+/// Had nobody seen a reply, the log of this Postfix would still tell every copy's fate.
+async fn its_log_settles_copies(scene: &Scene, postfix: &Postfix) {
+    let context = scene.context().await;
+    let forget = "UPDATE delivery SET state = 5 WHERE state = 3";
+    let forgotten = context.db.write(forget).execute().await.unwrap();
+    assert_eq!(forgotten as usize, READERS.len() + 1);
+    context.db.close().await;
+    fs::write(scene.house.path("mail.log"), postfix.log()).unwrap();
+    let issue = ISSUE.to_string();
+    let resolve = ["delivery", "resolve", "--issue", &issue, "--postfix-log", "mail.log", "--json"];
+    let settled = scene.house.run(&resolve).json();
+    let settled = settled.as_array().unwrap();
+    assert_eq!(settled.len(), READERS.len() + 1);
+    for copy in settled {
+        let gone = copy["address"] == GONE;
+        let expected = if gone { ("bounced", "rejected") } else { ("sent", "accepted") };
+        let found = (&copy["evidence"]["fate"], &copy["becomes"]);
+        assert_eq!(found, (&expected.0.into(), &expected.1.into()), "{copy}");
+    }
+    let left = scene.house.run(&["delivery", "uncertain", "--issue", &issue, "--json"]).json();
+    assert_eq!(left.as_array().unwrap().len(), 0);
 }
 
 /// Postfix took the copy and returned it; the report led to its reader, and to nobody else.

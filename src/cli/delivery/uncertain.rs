@@ -1,9 +1,14 @@
 //! `postrider delivery uncertain` and `resolve`: the final dot of these copies went out and no reply
-//! came. Only an operator, who can look into the relay's log, says what became of them.
+//! came. An operator says what became of them, or the relay's log does.
+
+mod by_log;
+
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
+use self::by_log::ByLog;
 use super::edition;
 use crate::{
     address::Address,
@@ -64,15 +69,24 @@ pub(in crate::cli) struct ResolveArgs {
     /// Every uncertain copy of the issue
     #[arg(long, group = "which")]
     all: bool,
+    /// Those that the log of a Postfix relay knows about, by Message-ID; `-` reads standard input,
+    /// several files are read in their order
+    #[arg(long, value_name = "FILE", group = "which", conflicts_with_all = ["how", "reason"])]
+    postfix_log: Vec<PathBuf>,
     /// What became of them
-    #[arg(long = "as", value_enum)]
-    how: As,
+    #[arg(long = "as", value_enum, required_unless_present = "postfix_log")]
+    how: Option<As>,
     /// How you know, for whoever asks later
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "postfix_log")]
+    reason: Option<String>,
+    /// Only say what the log settles
+    #[arg(long, requires = "postfix_log")]
+    dry_run: bool,
     /// Do not ask before copies are sent again
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Serialize)]
@@ -117,7 +131,7 @@ pub(in crate::cli) async fn list(context: &Context, args: UncertainArgs) -> anyh
     table.print(&format!("no copy of issue {} is uncertain", edition.number))?;
     if !copies.is_empty() {
         say("look for the Message-IDs in the relay's log, then settle each with \
-             `postrider delivery resolve`");
+             `postrider delivery resolve`; for a Postfix relay --postfix-log does both");
     }
     Ok(())
 }
@@ -138,6 +152,12 @@ async fn all(context: &Context, edition: &Edition) -> anyhow::Result<Vec<Uncerta
 /// Settles uncertain copies.
 pub(in crate::cli) async fn resolve(context: &Context, args: ResolveArgs) -> anyhow::Result<()> {
     let edition = edition(context, args.newsletter.as_deref(), args.issue).await?;
+    let (Some(how), Some(reason)) = (args.how, &args.reason) else {
+        let copies = all(context, &edition).await?;
+        let by_log =
+            ByLog { files: args.postfix_log, dry_run: args.dry_run, json: args.format.json };
+        return by_log::resolve(context, &edition, copies, by_log).await;
+    };
     let readers = match &args.subscriber {
         Some(address) => {
             let found = subscriber::find(&context.db, &context.keyring, address).await?;
@@ -145,7 +165,7 @@ pub(in crate::cli) async fn resolve(context: &Context, args: ResolveArgs) -> any
         }
         None => all(context, &edition).await?.iter().map(|copy| copy.subscriber_id).collect(),
     };
-    let how = match args.how {
+    let how = match how {
         As::Accepted => Resolution::Accepted,
         As::Resend => Resolution::Resend,
     };
@@ -162,7 +182,7 @@ pub(in crate::cli) async fn resolve(context: &Context, args: ResolveArgs) -> any
     for reader in readers {
         let now = Timestamp::now();
         let done =
-            control::resolve(&context.db, &edition, reader, how, &actor, &args.reason, now).await?;
+            control::resolve(&context.db, &edition, reader, how, &actor, reason, now).await?;
         settled += i64::from(done);
     }
     let copies = if settled == 1 { "copy" } else { "copies" };
@@ -177,6 +197,9 @@ pub(in crate::cli) async fn resolve(context: &Context, args: ResolveArgs) -> any
             edition.number, edition.number
         );
         return Err(Refused(problem).into());
+    }
+    if args.format.json {
+        return Ok(output::json(&serde_json::json!({ "settled": settled }))?);
     }
     say(format!("{} {copies} of issue {}: {what}", output::count(settled), edition.number));
     Ok(())

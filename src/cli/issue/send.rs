@@ -73,7 +73,7 @@ fn idempotency_key(key: &str) -> Result<String, String> {
     if fits { Ok(key.to_owned()) } else { Err(problem.to_owned()) }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration: jiff::SignedDuration =
         text.parse().map_err(|_| "write it like 30s, 10m or 1h 30m".to_owned())?;
     Duration::try_from(duration).map_err(|_| "a duration cannot be negative".to_owned())

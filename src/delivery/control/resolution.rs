@@ -1,4 +1,4 @@
-//! Settling an uncertain copy.
+//! Settling an uncertain copy: because an operator says so, or by evidence.
 
 use super::Edition;
 use crate::{
@@ -7,8 +7,9 @@ use crate::{
         self, Db,
         state::{CopyState, EventKind},
     },
+    delivery::queue,
     event::{self, Event},
-    id::SubscriberId,
+    id::{CopyId, SubscriberId},
     timestamp::Timestamp,
 };
 
@@ -68,6 +69,35 @@ pub async fn resolve(
     event::record(&mut tx, &[event]).await?;
     let target = format!("{} {subscriber}", edition.uid);
     let act = Act { actor, action: "delivery.resolve", target: &target, detail: word };
+    audit::record(&mut tx, act, now).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Settles the uncertain copy of `edition` to `subscriber` by evidence that it reached `state`; false
+/// when it is not uncertain.
+pub async fn settle_by_evidence(
+    db: &Db,
+    edition: &Edition,
+    subscriber: SubscriberId,
+    (state, evidence): (CopyState, &str),
+    actor: &str,
+    now: Timestamp,
+) -> db::Result<bool> {
+    let mut tx = db.begin().await?;
+    let copy = CopyId::Issue { issue: edition.id, subscriber };
+    let reason = (state != CopyState::Accepted).then_some(evidence);
+    if !queue::settle_uncertain(&mut tx, copy, state, reason).await? {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    let text = format!("{state}: {evidence}");
+    let event = Event::new(EventKind::Resolved, now)
+        .about(Some(edition.id), Some(subscriber))
+        .because(text.clone());
+    event::record(&mut tx, &[event]).await?;
+    let target = format!("{} {subscriber}", edition.uid);
+    let act = Act { actor, action: "delivery.resolve", target: &target, detail: &text };
     audit::record(&mut tx, act, now).await?;
     tx.commit().await?;
     Ok(true)
