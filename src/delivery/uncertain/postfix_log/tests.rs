@@ -4,11 +4,14 @@ use super::*;
 
 const ID: &str = "0a1b2c3d@example.com";
 
-/// A log from its lines; `@` stands for time and host.
+/// A log from its lines; `@` at the start stands for time and host.
 fn search(lines: &[&str]) -> Search {
     let mut search = Search::new([ID]);
     for line in lines {
-        search.line(&line.replacen('@', "Nov 22 17:00:01 relay ", 1));
+        match line.strip_prefix('@') {
+            Some(rest) => search.line(&format!("Nov 22 17:00:01 relay {rest}")),
+            None => search.line(line),
+        }
     }
     search
 }
