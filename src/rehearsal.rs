@@ -147,6 +147,7 @@ impl Stage {
                 progress(tally.total().finished(), tally.total().total());
             }
             let now = Timestamp::now();
+            let begin = edition.started_at.unwrap_or(begin);
             let elapsed = now.since(begin) * options.speed;
             if edition.state == IssueState::Halted {
                 halts.extend(self.halted(&edition, elapsed));

@@ -166,7 +166,7 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     carol@example.org  other     main   TIME  ID@localhost  the server closed the connection
     ");
     insta::assert_snapshot!(listed.stderr, @"
-    look for the Message-IDs in the relay's log, then settle each with `postrider delivery resolve`
+    look for the Message-IDs in the relay's log, then settle each with `postrider delivery resolve`; for a Postfix relay --postfix-log does both
     ");
     let resolve = |more: &[&str]| {
         let args = ["delivery", "resolve", "--issue", "437", "--reason", "relay log"];

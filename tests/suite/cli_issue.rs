@@ -42,8 +42,11 @@ fn the_help_names_every_verb() {
       plan      Show who would get an issue, who would not and why, in which stages, and until when
       send      Check an issue, show its plan and send it: seed list first, then stage by stage
       schedule  Check an issue and have it sent at a time of day
+      approve   Approve of a send that somebody else asked for
       undo      Take back a send whose first copy has not left
       pause     Stop a send for now
+      halt      Stop a send as a gate would, for a reason
+      widen     Release the next stage now; after a halt that stage alone
       resume    Go on after a pause or a halt
       cancel    Give up all copies of an issue that have not left
       status    Show how far a send has come
@@ -198,17 +201,19 @@ fn a_plan_says_who_and_who_not() {
     1 active subscriber left out (suppressed 1)
     not in the audience: 0 unsubscribed, 0 not confirmed
 
+    staged smaller at first: 600 readers (100 %) were imported before the first issue
     stage  name       readers
         0  seed list        1
-        1  1 %             50
-        2  rest           549
+        1  0.1 %            5
+        2  1 %             45
+        3  rest           549
 
     provider  readers
     google        599
     other           1
 
     first copy: TIME (in 10 min)
-    last copy:  TIME at today's limits (in 20 min)
+    last copy:  TIME at today's limits (in 25 min)
     ");
     let plan = house.run(&["issue", "plan", "437.md", "--json"]).json();
     assert_eq!(plan["recipients"], 600);

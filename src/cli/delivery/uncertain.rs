@@ -80,7 +80,7 @@ pub(in crate::cli) struct ResolveArgs {
     #[arg(long, value_name = "TEXT", required_unless_present = "postfix_log")]
     reason: Option<String>,
     /// Only say what the log settles
-    #[arg(long, requires = "postfix_log")]
+    #[arg(long, conflicts_with_all = ["subscriber", "all"])]
     dry_run: bool,
     /// Do not ask before copies are sent again
     #[arg(long)]
