@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     cli::Context,
+    db::state::IssueState,
     delivery::{
         content::Content,
         control::{self, Draft},
@@ -25,6 +26,7 @@ use crate::{
     merge::{Escape, Field, MergeText, Segment},
     newsletter::Newsletter,
     smtp::dkim::Signer,
+    telemetry::Step,
     timestamp::Timestamp,
 };
 
@@ -39,9 +41,23 @@ pub struct Audience {
     pub connections: u32,
     /// Where the copies go.
     pub relay: SocketAddr,
-    /// Whether they are signed.
-    pub sign: bool,
+    /// How they are signed.
+    pub signature: Signature,
 }
+
+/// How the bench's copies are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signature {
+    /// Not at all.
+    None,
+    /// With Ed25519.
+    Ed25519,
+    /// With RSA of 2048 bits.
+    Rsa,
+}
+
+/// The RSA key of the bench; the tests' own, which signs nobody's mail.
+pub(super) const RSA_KEY: &str = include_str!("../../tests/keys/rsa2048-pkcs8.pem");
 
 /// What one sender did.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +93,7 @@ pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<(
     let work = engine.view().work();
     schedule(&context, &newsletter, audience.size).await?;
     engine.ring();
-    wait_until_sent(&context, newsletter.id, |_| {}).await?;
+    wait_until(&context, newsletter.id, |state| state == IssueState::Sent).await?;
     let cpu = cpu_time()?.saturating_sub(started_cpu);
     let profile = Profile::between(&before, &Cpu::now()?, &work, audience.copies);
     engine.drain().await;
@@ -93,40 +109,59 @@ pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<(
     Ok((sent, profile))
 }
 
-/// A send to so many readers: import, planning, sending, memory.
-pub(super) async fn large(folder: &Path, recipients: u64) -> anyhow::Result<Large> {
+/// A send to so many readers: import, planning, memory, and with `send` the copies too.
+pub(super) async fn large(folder: &Path, recipients: u64, send: bool) -> anyhow::Result<Large> {
     let sink = super::peers::Sink::ours(Duration::ZERO).await?;
     let audience = Audience {
         copies: recipients,
         size: 30 * 1024,
         connections: 64,
         relay: sink.address,
-        sign: false,
+        signature: Signature::None,
     };
     let (context, newsletter, imported) = prepare(&folder.join("large"), &audience).await?;
+    let mut large = Large {
+        recipients,
+        imported_per_second: recipients as f64 / imported.as_secs_f64(),
+        ..Large::default()
+    };
     let begin = Instant::now();
     let engine = start(&context).await?;
     schedule(&context, &newsletter, audience.size).await?;
     engine.ring();
-    let mut queued = None;
     let mut resident_max = 0;
-    wait_until_sent(&context, newsletter.id, |sending| {
-        if sending && queued.is_none() {
-            queued = Some(begin.elapsed());
+    let mut claims = Vec::new();
+    let view = engine.view();
+    let issue = control::find(&context.db, newsletter.id, 1).await?.context("no issue")?.id;
+    wait_until(&context, newsletter.id, |state| {
+        if state != IssueState::Scheduled && large.queue_seconds == 0.0 {
+            large.queue_seconds = begin.elapsed().as_secs_f64();
         }
         resident_max = resident_max.max(resident_bytes().unwrap_or(0));
+        let done = view.tally(issue).map_or(0, |tally| tally.total().finished());
+        claims.push((done, view.work().taken(Step::Claim)));
+        state == IssueState::Sent || (!send && state != IssueState::Scheduled)
     })
     .await?;
     engine.drain().await;
-    let sent = figures(&context, Duration::ZERO).await?;
+    if send {
+        large.per_second = figures(&context, Duration::ZERO).await?.per_second();
+        large.claim_growth = claim_growth(&claims, recipients as i64);
+    }
     context.db.close().await;
-    Ok(Large {
-        recipients,
-        imported_per_second: recipients as f64 / imported.as_secs_f64(),
-        queue_seconds: queued.unwrap_or_default().as_secs_f64(),
-        per_second: sent.per_second(),
-        resident_mb_max: resident_max as f64 / 1e6,
-    })
+    large.resident_mb_max = resident_max as f64 / 1e6;
+    Ok(large)
+}
+
+/// What claiming a copy costs in the last fifth of a send, over what it cost in the first.
+fn claim_growth(claims: &[(i64, Duration)], copies: i64) -> f64 {
+    let each = |from: i64, to: i64| {
+        let mut within = claims.iter().filter(|(done, _)| (from..=to).contains(done));
+        let first = within.next();
+        let (Some(first), Some(last)) = (first, within.next_back()) else { return f64::NAN };
+        (last.1.saturating_sub(first.1)).as_secs_f64() / (last.0 - first.0).max(1) as f64
+    };
+    each(copies * 4 / 5, copies - 1) / each(1, copies / 5)
 }
 
 /// A database with an audience, made by the commands that people use: a process of their own each,
@@ -167,8 +202,12 @@ fn settings(folder: &Path, audience: &Audience) -> anyhow::Result<String> {
          stages_percent = []\n[[relay]]\nname = \"sink\"\nhost = \"{ip}\"\nport = {port}\n\
          tls = \"none\"\nconnections = {connections}\nmessages_per_connection = 100000\n"
     );
-    if audience.sign {
-        let (_, pem) = Signer::generate_ed25519("news.example", "bench")?;
+    let key = match audience.signature {
+        Signature::None => None,
+        Signature::Ed25519 => Some(Signer::generate_ed25519("news.example", "bench")?.1),
+        Signature::Rsa => Some(RSA_KEY.to_owned()),
+    };
+    if let Some(pem) = key {
         std::fs::write(folder.join("dkim.pem"), pem)?;
         config.push_str(
             "[[dkim]]\ndomain = \"news.example\"\nselector = \"bench\"\nkey_file = \"dkim.pem\"\n",
@@ -242,21 +281,22 @@ fn bodies(size: usize) -> (MergeText, MergeText) {
     (MergeText { segments: html }, MergeText { segments: text })
 }
 
-async fn wait_until_sent(
+/// Waits until `done` says so of the state of the bench's issue.
+async fn wait_until(
     context: &Context,
     newsletter: NewsletterId,
-    mut look: impl FnMut(bool),
+    mut done: impl FnMut(IssueState) -> bool,
 ) -> anyhow::Result<()> {
-    use crate::db::state::IssueState;
     loop {
         let edition = control::find(&context.db, newsletter, 1).await?;
         let state = edition.context("the issue is gone")?.state;
-        look(state != IssueState::Scheduled);
-        match state {
-            IssueState::Sent => return Ok(()),
-            IssueState::Scheduled | IssueState::Sending => {}
-            other => anyhow::bail!("the bench's issue is {other}"),
+        if done(state) {
+            return Ok(());
         }
+        anyhow::ensure!(
+            matches!(state, IssueState::Scheduled | IssueState::Sending),
+            "the bench's issue is {state}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

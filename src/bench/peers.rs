@@ -134,6 +134,34 @@ pub(super) async fn lettre(
     Ok(Sent { messages, seconds, cpu, bytes_each: bytes })
 }
 
+/// Nothing but RSA signatures, on every processor there is: the bound of a sender that signs.
+pub(super) fn bare_signatures(signatures: u64) -> anyhow::Result<Sent> {
+    use ring::{rand::SystemRandom, signature};
+    let threads = std::thread::available_parallelism()?.get() as u64;
+    let pem = super::engine::RSA_KEY.lines().filter(|line| !line.starts_with('-'));
+    let der = data_encoding::BASE64.decode(pem.collect::<String>().as_bytes())?;
+    let key = signature::RsaKeyPair::from_pkcs8(&der)
+        .map_err(|error| anyhow::anyhow!("the bench's RSA key: {error}"))?;
+    let before = cpu_of("self")?;
+    let begin = Instant::now();
+    let signed = std::thread::scope(|scope| {
+        let sign = || {
+            let mut signature = vec![0; key.public().modulus_len()];
+            (0..signatures / threads).all(|number| {
+                let encoding = &signature::RSA_PKCS1_SHA256;
+                let message = number.to_be_bytes();
+                key.sign(encoding, &SystemRandom::new(), &message, &mut signature).is_ok()
+            })
+        };
+        let signing: Vec<_> = (0..threads).map(|_| scope.spawn(sign)).collect();
+        signing.into_iter().all(|thread| thread.join().unwrap_or(false))
+    });
+    anyhow::ensure!(signed, "RSA signatures failed");
+    let seconds = begin.elapsed().as_secs_f64();
+    let cpu = cpu_of("self")?.saturating_sub(before);
+    Ok(Sent { messages: signatures / threads * threads, seconds, cpu, bytes_each: 0 })
+}
+
 /// Fields of `/proc/…/stat` behind the program's name, which may hold anything.
 fn stat(process: &str) -> anyhow::Result<Vec<u64>> {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
