@@ -22,6 +22,7 @@ pub mod gates;
 pub mod health;
 pub mod history;
 pub mod journal;
+pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod plan;

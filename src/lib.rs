@@ -24,6 +24,7 @@ pub mod delivery;
 pub mod demo;
 pub mod diagnostic;
 pub mod event;
+pub mod fail_point;
 pub mod id;
 pub mod issue;
 pub mod link;

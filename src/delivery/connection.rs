@@ -5,16 +5,18 @@
 //! the disk. A slice is a fifth of a second of this connection's work at most, so that a pause, a stop
 //! or a lost connection finds few copies on their way.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{task::JoinHandle, time::Instant};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     compose::{Composer, Prepared},
     dispatch::Dispatch,
     health::Health,
     journal::Journal,
+    lease::{Lease, Term},
     ledger::Ledger,
     policy::{self, Decision, Schedule},
     queue::{Handed, Settlement},
@@ -22,9 +24,13 @@ use super::{
 use crate::{
     db::state::{CopyState, EventKind},
     event::Event,
+    fail_point,
     id::{CopyId, NodeId},
     provider::ProviderId,
-    smtp::client::{Endpoint, Envelope, Outgoing, Session, SessionState, Transaction},
+    smtp::client::{
+        CloseReason, Endpoint, Envelope, Outgoing, Phase, Session, SessionState, Timings,
+        Transaction, Verdict, WireError,
+    },
     timestamp::Timestamp,
 };
 
@@ -46,6 +52,8 @@ pub struct Shared {
     pub composer: Arc<Composer>,
     /// This daemon.
     pub node: NodeId,
+    /// For how long what it handed off may be sent.
+    pub lease: Arc<Lease>,
     /// Waits between tries.
     pub retry_delays: Vec<Duration>,
     /// How long an idle connection stays open.
@@ -68,6 +76,9 @@ pub struct Relay {
     pub health: Health,
 }
 
+/// Copies that were handed off together, and the term of the lease in which that was.
+type Slice = (Term, Vec<Handed>);
+
 /// One worker; see the module.
 pub struct Connection {
     shared: Arc<Shared>,
@@ -77,16 +88,21 @@ pub struct Connection {
     session: Option<Session>,
     number: i64,
     ready: VecDeque<Handed>,
-    coming: Option<JoinHandle<Option<Vec<Handed>>>>,
+    /// The term of the lease in which `ready` was handed off.
+    term: Term,
+    coming: Option<JoinHandle<Option<Slice>>>,
     per_copy: Duration,
     body: Vec<u8>,
     /// The envelope that went out with the last body, for the copy that comes next.
     opened: Option<(CopyId, Envelope)>,
+    /// The copy that is being made or sent, until its outcome is with the ledger.
+    current: Option<Handed>,
 }
 
 impl Connection {
     /// A worker for `relay` without a session yet.
     pub fn new(shared: Arc<Shared>, relay: Arc<Relay>, reserved: bool) -> Self {
+        let term = shared.lease.term();
         Self {
             shared,
             relay,
@@ -94,15 +110,33 @@ impl Connection {
             session: None,
             number: 0,
             ready: VecDeque::new(),
+            term,
             coming: None,
             per_copy: Duration::from_millis(20),
             body: Vec::new(),
             opened: None,
+            current: None,
         }
     }
 
-    /// Works until the daemon drains.
+    /// Works until the daemon drains. A panic costs the session and puts off one copy; no copy is
+    /// forgotten, and the connection's place is not lost.
     pub async fn run(mut self) {
+        while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
+            error!(
+                relay = %self.relay.name,
+                session = self.number,
+                "a connection's task failed (a defect: please report it); it begins anew"
+            );
+            self.after_panic().await;
+        }
+        self.give_back_all().await;
+        if let Some(session) = self.session.take() {
+            session.quit().await;
+        }
+    }
+
+    async fn work(&mut self) {
         while self.fill().await {
             if !self.connected().await {
                 self.give_back_all().await;
@@ -110,10 +144,30 @@ impl Connection {
             }
             self.send_next().await;
         }
-        self.give_back_all().await;
-        if let Some(session) = self.session.take() {
-            session.quit().await;
+    }
+
+    /// Settles the copy that was under way when this task failed, by what the journal knows of it,
+    /// as after a crash; queues the others again.
+    async fn after_panic(&mut self) {
+        self.session = None;
+        self.opened = None;
+        if let Some(handed) = self.current.take() {
+            let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
+            let verdict = self
+                .shared
+                .journal
+                .verdict(copy, attempt)
+                .unwrap_or(Verdict::Failed { phase: Phase::Body, error: WireError::SessionClosed });
+            let transaction = Transaction {
+                verdict,
+                session: SessionState::Closed(CloseReason::Abandoned),
+                next_opened: false,
+                timings: Timings::default(),
+                bytes: 0,
+            };
+            self.conclude(&handed, &transaction, true, Duration::ZERO).await;
         }
+        self.give_back_all().await;
     }
 
     /// Makes sure a copy is ready; false when there will be none any more.
@@ -133,19 +187,17 @@ impl Connection {
                 coming.await
             };
             match came {
-                Ok(Some(handed)) => self.ready.extend(handed),
+                Ok(Some(slice)) => self.receive(slice).await,
                 Ok(None) => return false,
-                Err(error) => {
-                    warn!(%error, "a task that fetches copies failed");
-                    return false;
-                }
+                Err(error) if error.is_cancelled() => return false,
+                Err(error) => error!(%error, "a task that fetches copies failed; another is begun"),
             }
         }
         true
     }
 
     /// Asks for the next slice and hands it off, aside.
-    fn fetch(&self) -> JoinHandle<Option<Vec<Handed>>> {
+    fn fetch(&self) -> JoinHandle<Option<Slice>> {
         let shared = Arc::clone(&self.shared);
         let (relay, reserved) = (self.relay.index, self.reserved);
         let fitting = SLICE_TIME.as_micros() / self.per_copy.as_micros().max(1);
@@ -154,10 +206,22 @@ impl Connection {
             let taken = shared.dispatch.take(relay, wanted, reserved).await?;
             let count = taken.len() as u32;
             let provider = taken.first().map_or(0, |copy| copy.provider);
+            let term = shared.lease.term();
             let handed = shared.ledger.hand_off(taken).await.ok()?;
             shared.dispatch.refund(relay, provider, count - handed.len() as u32);
-            Some(handed)
+            Some((term, handed))
         })
+    }
+
+    /// Takes over a slice, unless the lease ran out since it was handed off.
+    async fn receive(&mut self, (term, handed): Slice) {
+        if self.ready.is_empty() {
+            self.term = term;
+        }
+        self.ready.extend(handed);
+        if self.term != term {
+            self.give_back_ready().await;
+        }
     }
 
     /// Takes the slice that is being fetched, if it is there already.
@@ -167,9 +231,9 @@ impl Connection {
         }
         if self.ready.len() < 2
             && let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
-            && let Ok(Some(handed)) = coming.await
+            && let Ok(Some(slice)) = coming.await
         {
-            self.ready.extend(handed);
+            self.receive(slice).await;
         }
     }
 
@@ -211,7 +275,13 @@ impl Connection {
 
     async fn send_next(&mut self) {
         self.top_up().await;
+        if !self.shared.lease.holds(self.term, Timestamp::now()) {
+            warn!("the lease ran out: what was handed off before is not sent, but queued again");
+            self.session.take_if(|session| session.holds_envelope());
+            return self.give_back_ready().await;
+        }
         let Some(handed) = self.ready.pop_front() else { return };
+        self.current = Some(handed.clone());
         let prepared = match self.shared.composer.prepare(&handed).await {
             Ok(prepared) => prepared,
             Err(error) => return self.unsendable(&handed, error.to_string()).await,
@@ -234,12 +304,23 @@ impl Connection {
         let journal = &self.shared.journal;
         let started = Instant::now();
         let outgoing = Outgoing { envelope: &envelope, body: &self.body };
-        let transaction =
-            session.transact(&outgoing, next.as_ref(), || journal.dot(copy, attempt)).await;
+        let (lease, term) = (&self.shared.lease, self.term);
+        let before_dot = || {
+            fail_point::reach("dot.before");
+            if !lease.holds(term, Timestamp::now()) {
+                return Err(std::io::Error::other("the lease ran out"));
+            }
+            journal.dot(copy, attempt)?;
+            fail_point::reach("dot.journalled");
+            Ok(())
+        };
+        let transaction = session.transact(&outgoing, next.as_ref(), before_dot).await;
         let took = started.elapsed();
+        fail_point::reach("reply.before");
         self.per_copy = (self.per_copy * 7 + took) / 8;
         self.opened = self.ready.front().map(|next| next.claimed.copy).zip(next);
         self.note_reply(&transaction, copy, attempt);
+        fail_point::reach("reply.journalled");
         let usable = transaction.session == SessionState::Usable;
         self.conclude(&handed, &transaction, fresh, took).await;
         if !usable {
@@ -277,7 +358,7 @@ impl Connection {
 
     fn note_reply(&self, transaction: &Transaction, copy: CopyId, attempt: i64) {
         let Some(reply) = transaction.verdict.reply() else { return };
-        if transaction.verdict.phase() != Some(crate::smtp::client::Phase::Dot) {
+        if transaction.verdict.phase() != Some(Phase::Dot) {
             return;
         }
         let enhanced = reply.enhanced.map(|code| code.to_string());
@@ -366,7 +447,8 @@ impl Connection {
         self.settle(handed, decision, Some(event)).await;
     }
 
-    async fn settle(&self, handed: &Handed, decision: Decision, event: Option<Event>) {
+    async fn settle(&mut self, handed: &Handed, decision: Decision, event: Option<Event>) {
+        self.current = None;
         let claimed = &handed.claimed;
         let settlement = Settlement {
             copy: claimed.copy,
@@ -388,10 +470,14 @@ impl Connection {
     /// Queues again what was handed off and not sent.
     async fn give_back_all(&mut self) {
         if let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
-            && let Ok(Some(handed)) = coming.await
+            && let Ok(Some(slice)) = coming.await
         {
-            self.ready.extend(handed);
+            self.receive(slice).await;
         }
+        self.give_back_ready().await;
+    }
+
+    async fn give_back_ready(&mut self) {
         for handed in std::mem::take(&mut self.ready) {
             self.settle(&handed, policy::untried(Timestamp::now()), None).await;
         }

@@ -18,6 +18,7 @@ use super::{
     feeder::Feeder,
     health::Health,
     journal::{self, Journal},
+    lease::Lease,
     ledger::Writer,
     limits::{Gcra, LimitName, Limits},
     recovery::{self, Recovered},
@@ -41,6 +42,9 @@ use crate::{
     timestamp::Timestamp,
     token::Keyring,
 };
+
+/// How often it is looked whether the lease is to be renewed.
+const LEASE_LOOK: Duration = Duration::from_millis(500);
 
 /// What an engine is built from.
 pub struct Parts {
@@ -98,7 +102,8 @@ impl Engine {
         let Parts { db, config, keyring, renderer, providers } = parts;
         let now = Timestamp::now();
         let uid = Uuid::now_v7().to_string();
-        let node = register(&db, &uid, config.sending.lease, now).await?;
+        let lease = Arc::new(Lease::new(config.sending.lease, now));
+        let node = register(&db, &uid, &lease, now).await?;
         let path = config.journal_file();
         let journal_failed =
             |source| StartError::Journal { path: path.display().to_string(), source };
@@ -145,6 +150,7 @@ impl Engine {
             journal,
             composer: Arc::clone(&composer),
             node,
+            lease: Arc::clone(&lease),
             retry_delays: config.sending.retry_delays.clone(),
             idle: config.smtp.idle,
             sessions: AtomicI64::new(1),
@@ -184,7 +190,7 @@ impl Engine {
             limited_providers,
         };
         background.spawn(feeder.run(stop.clone()));
-        background.spawn(keep_lease(db.clone(), node, config.sending.lease, stop.clone()));
+        background.spawn(keep_lease(db.clone(), node, lease, stop.clone()));
         background.spawn(status::publish(
             db.clone(),
             Arc::clone(&dispatch),
@@ -279,29 +285,37 @@ impl Engine {
     }
 }
 
-async fn register(db: &Db, uid: &str, lease: Duration, now: Timestamp) -> db::Result<NodeId> {
+async fn register(db: &Db, uid: &str, lease: &Lease, now: Timestamp) -> db::Result<NodeId> {
     db.write("INSERT INTO node (uid, started_at, lease_until) VALUES ($1, $2, $3) RETURNING id")
         .bind(uid.to_owned())
         .bind(now)
-        .bind(now.plus(lease))
+        .bind(lease.renewal(now))
         .scalar()
         .await
 }
 
-async fn keep_lease(db: Db, node: NodeId, lease: Duration, stop: CancellationToken) {
+/// Renews the lease when a quarter of it is over, and soon after the clock was set.
+async fn keep_lease(db: Db, node: NodeId, lease: Arc<Lease>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(lease / 4) => {}
+            () = tokio::time::sleep(LEASE_LOOK) => {}
+        }
+        let now = Timestamp::now();
+        if !lease.wants_renewal(now) {
+            continue;
         }
         let renewed = db
             .write("UPDATE node SET lease_until = $2 WHERE id = $1")
             .bind(node)
-            .bind(Timestamp::now().plus(lease))
+            .bind(lease.renewal(now))
             .execute()
             .await;
-        if let Err(problem) = renewed {
-            error!(error = %problem, "the lease cannot be renewed; handoffs stop when it runs out");
+        match renewed {
+            Ok(_) => lease.renewed(now),
+            Err(problem) => {
+                error!(error = %problem, "the lease cannot be renewed; handoffs stop when it runs out");
+            }
         }
     }
 }

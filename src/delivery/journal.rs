@@ -23,7 +23,13 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::id::{CopyId, IssueId, ServiceMailId, SubscriberId};
+use crate::{
+    id::{CopyId, IssueId, ServiceMailId, SubscriberId},
+    smtp::{
+        client::{Phase, Verdict, WireError},
+        reply::Reply,
+    },
+};
 
 const MAGIC: &str = "postrider-journal 1";
 /// The size at which the file is replaced: large enough to be rare, small enough to read at once.
@@ -52,6 +58,28 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// Which try of the copy it is about.
+    pub fn attempt(&self) -> i64 {
+        match self {
+            Self::Dot { attempt } | Self::Reply { attempt, .. } => *attempt,
+        }
+    }
+
+    /// What is known of the copy: the reply's word, or that there was none.
+    pub fn verdict(&self) -> Verdict {
+        let Self::Reply { code, text, .. } = self else {
+            return Verdict::Uncertain { error: WireError::SessionClosed };
+        };
+        let reply = Reply::new(*code, text.clone());
+        if reply.is_positive() {
+            Verdict::Accepted(reply)
+        } else {
+            Verdict::Refused { phase: Phase::Dot, reply }
+        }
+    }
+}
+
 /// The journal of a running node.
 #[derive(Debug)]
 pub struct Journal {
@@ -66,6 +94,8 @@ struct State {
     bytes: u64,
     live: HashMap<CopyId, Entry>,
     line: String,
+    /// Whether a write failed: the file may end in half a line, which must not swallow the next.
+    torn: bool,
 }
 
 /// What a journal that an earlier node left says.
@@ -87,7 +117,8 @@ impl Journal {
     pub fn create(path: &Path, node_uid: &str) -> io::Result<Self> {
         let head = format!("{MAGIC} {node_uid} {}\n", boot_id());
         let (file, bytes) = replace(path, &head, &HashMap::new())?;
-        let state = State { file, bytes, live: HashMap::new(), line: String::new() };
+        let (live, line) = (HashMap::new(), String::new());
+        let state = State { file, bytes, live, line, torn: false };
         Ok(Self { path: path.to_owned(), head, state: Mutex::new(state) })
     }
 
@@ -131,12 +162,24 @@ impl Journal {
         }
     }
 
+    /// What is known of a try whose outcome is not committed yet; nothing if it had no dot.
+    pub fn verdict(&self, copy: CopyId, attempt: i64) -> Option<Verdict> {
+        let state = self.lock();
+        let entry = state.live.get(&copy).filter(|entry| entry.attempt() == attempt);
+        entry.map(Entry::verdict)
+    }
+
     fn append(&self, copy: CopyId, entry: Entry) -> io::Result<()> {
         let mut state = self.lock();
-        let State { file, bytes, live, line } = &mut *state;
+        let State { file, bytes, live, line, torn } = &mut *state;
         line.clear();
+        if *torn {
+            line.push('\n');
+        }
         write_line(line, copy, &entry);
+        *torn = true;
         file.write_all(line.as_bytes())?;
+        *torn = false;
         *bytes += line.len() as u64;
         live.insert(copy, entry);
         if *bytes > BYTES_MAX {
@@ -279,6 +322,24 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             assert_eq!(read(&path).unwrap().unwrap().entries.len(), 0);
         }
+    }
+
+    #[test]
+    fn half_a_line_that_a_full_disk_left_does_not_swallow_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::create(&path, "node").unwrap();
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let whole = std::mem::replace(&mut journal.lock().file, full);
+        assert!(journal.dot(copy(1), 1).is_err());
+        assert!(journal.verdict(copy(1), 1).is_none());
+        journal.lock().file = whole;
+        journal.lock().file.write_all(b"D 7.1").unwrap();
+        journal.dot(copy(2), 1).unwrap();
+        journal.dot(copy(3), 1).unwrap();
+        let entries = read(&path).unwrap().unwrap().entries;
+        assert_eq!(entries[&copy(2)], Entry::Dot { attempt: 1 });
+        assert_eq!(entries.len(), 2, "half a line is none");
     }
 
     #[test]

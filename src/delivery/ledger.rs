@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     db::{self, Db, Tx, state::CopyState},
+    fail_point,
     id::{CopyId, IssueId, NodeId, SubscriberId},
     telemetry::{Attempt, Metrics, Step},
     timestamp::Timestamp,
@@ -187,8 +188,10 @@ impl Writer {
         for (name, used_until) in self.dispatch.limits_to_keep() {
             keep_limit(&mut tx, &name, used_until).await?;
         }
+        reach(group, &done, BEFORE_COMMIT);
         tx.commit().await?;
         watch.lap(Step::Commit);
+        reach(group, &done, COMMITTED);
         Ok(done)
     }
 
@@ -283,6 +286,17 @@ impl Writer {
             let _ = reply.send(batch);
         }
     }
+}
+
+/// The steps of a commit by what is in it: claims, handoffs, outcomes.
+const BEFORE_COMMIT: [&str; 3] =
+    ["claim.before_commit", "handoff.before_commit", "outcome.before_commit"];
+const COMMITTED: [&str; 3] = ["claim.committed", "handoff.committed", "outcome.committed"];
+
+fn reach(group: &Group, done: &Done, [claim, handoff, outcome]: [&'static str; 3]) {
+    fail_point::reach_if(done.batches.iter().any(|batch| !batch.copies.is_empty()), claim);
+    fail_point::reach_if(!done.handed.is_empty(), handoff);
+    fail_point::reach_if(!group.settlements.is_empty(), outcome);
 }
 
 /// An outcome as it is counted; none for a copy that never reached the wire.

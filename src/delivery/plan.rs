@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{Config, Sending},
     db::{self, Db, record::record},
+    fail_point,
     id::{IssueId, NewsletterId},
     provider::{ProviderId, Providers},
     timestamp::Timestamp,
@@ -301,6 +302,7 @@ pub async fn queue_copies(
             query = query.bind(*border);
         }
         query.execute().await?;
+        fail_point::reach("plan.chunk");
         after = last;
     }
     db.query("SELECT COUNT(*) FROM delivery WHERE issue_id = $1").bind(issue).scalar().await

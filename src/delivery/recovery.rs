@@ -20,12 +20,10 @@ use crate::{
         state::{CopyState, EventKind},
     },
     event::Event,
+    fail_point,
     id::{CopyId, IssueId, NodeId, ServiceMailId, SubscriberId},
     provider::ProviderId,
-    smtp::{
-        client::{Phase, Verdict},
-        reply::Reply,
-    },
+    smtp::client::Phase,
     timestamp::Timestamp,
 };
 
@@ -111,7 +109,9 @@ pub async fn recover(
     }
     queue::settle(&mut tx, &settlements, rules.brake_percent, now).await?;
     tx.query("DELETE FROM claim WHERE node_id <> $1").bind(node).execute().await?;
+    fail_point::reach("recovery.before_commit");
     tx.commit().await?;
+    fail_point::reach("recovery.committed");
     if recovered != Recovered::default() {
         info!(
             released = recovered.released,
@@ -159,9 +159,7 @@ fn settle(
 ) -> Settlement {
     let this_try = row.attempt + 1;
     // A word about an earlier try says nothing of this one.
-    let entry = entry.filter(|entry| match entry {
-        Entry::Dot { attempt } | Entry::Reply { attempt, .. } => *attempt == this_try,
-    });
+    let entry = entry.filter(|entry| entry.attempt() == this_try);
     let mut settlement = Settlement {
         copy,
         claim: row.claim_id,
@@ -190,13 +188,8 @@ fn settle(
     };
     match entry {
         None if trusted => {}
-        Some(Entry::Reply { code, enhanced, text, .. }) => {
-            let reply = Reply::new(*code, text.clone());
-            let verdict = if reply.is_positive() {
-                Verdict::Accepted(reply)
-            } else {
-                Verdict::Refused { phase: Phase::Dot, reply }
-            };
+        Some(reply @ Entry::Reply { code, enhanced, text, .. }) => {
+            let verdict = reply.verdict();
             let provider = ProviderId(row.provider);
             let decision =
                 policy::decide(&verdict, row.attempt, true, provider, schedule, now, 0.0);

@@ -128,11 +128,13 @@ impl Scene {
         let context = self.house.context().await;
         for statement in [
             "CREATE TABLE witness (seq INTEGER PRIMARY KEY, issue_id, subscriber_id, attempt, \
-             stage, issue_state, issue_stage, subscribed, paused_until, suppressed, at_us)",
+             stage, issue_state, issue_stage, subscribed, paused_until, suppressed, lease_until, \
+             address, name, at_us)",
             "CREATE TRIGGER handoff_witness AFTER UPDATE OF state ON delivery \
              WHEN NEW.state = 2 AND OLD.state <> 2 BEGIN \
              INSERT INTO witness (issue_id, subscriber_id, attempt, stage, issue_state, \
-               issue_stage, subscribed, paused_until, suppressed, at_us) \
+               issue_stage, subscribed, paused_until, suppressed, lease_until, address, name, \
+               at_us) \
              SELECT NEW.issue_id, NEW.subscriber_id, NEW.attempt, NEW.stage, i.state, i.stage, \
                (SELECT state = 1 FROM subscription \
                  WHERE newsletter_id = i.newsletter_id AND subscriber_id = NEW.subscriber_id), \
@@ -140,8 +142,23 @@ impl Scene {
                  WHERE newsletter_id = i.newsletter_id AND subscriber_id = NEW.subscriber_id), \
                EXISTS (SELECT 1 FROM suppression x JOIN subscriber p \
                  ON p.address_hash = x.address_hash WHERE p.id = NEW.subscriber_id), \
+               (SELECT n.lease_until FROM claim c JOIN node n ON n.id = c.node_id \
+                 WHERE c.id = NEW.claim_id AND n.stopped_at IS NULL), \
+               (SELECT address FROM subscriber WHERE id = NEW.subscriber_id), \
+               (SELECT name FROM subscriber WHERE id = NEW.subscriber_id), \
                CAST(unixepoch('subsec') * 1000000 AS INTEGER) \
              FROM issue i WHERE i.id = NEW.issue_id; END",
+            "CREATE TABLE wrong_move (subscriber_id, from_state, to_state, other_claim)",
+            // From waiting: claimed, skipped, expired, cancelled. From claimed: handed off, waiting,
+            // skipped, cancelled. From handed off: anything but cancelled or claimed. From uncertain:
+            // what an operator or a report says. From everywhere else: nowhere.
+            "CREATE TRIGGER move_witness AFTER UPDATE OF state ON delivery \
+             WHEN NEW.state <> OLD.state AND ((OLD.state, NEW.state) NOT IN (VALUES \
+               (0, 1), (0, 6), (0, 7), (0, 8), (1, 2), (1, 0), (1, 6), (1, 7), (1, 8), \
+               (2, 0), (2, 3), (2, 4), (2, 5), (2, 6), (2, 7), (5, 0), (5, 3), (5, 4)) \
+               OR (OLD.state IN (1, 2) AND NEW.claim_id IS NOT OLD.claim_id)) BEGIN \
+             INSERT INTO wrong_move VALUES (NEW.subscriber_id, OLD.state, NEW.state, \
+               NEW.claim_id IS NOT OLD.claim_id); END",
         ] {
             context.db.write(statement).execute().await.unwrap();
         }
@@ -237,6 +254,7 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     log: PathBuf,
     port: u16,
+    errors_expected: bool,
 }
 
 impl Daemon {
@@ -249,17 +267,52 @@ impl Daemon {
 
     /// Starts the daemon of a scene.
     pub(crate) fn start(scene: &Scene) -> Self {
+        Self::start_under(scene, &[], &[])
+    }
+
+    /// Starts the daemon of a scene by another program (its arguments before the daemon's own
+    /// command line; it must become the daemon), with more in its environment.
+    pub(crate) fn start_under(
+        scene: &Scene,
+        program: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let number = PROGRAMS.fetch_add(1, Ordering::Relaxed);
         let log = scene.house.path(&format!("daemon-{number}.log"));
         let config = scene.house.path("config.toml");
-        let child = scene
-            .house
-            .command(&["serve", "--config", config.to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Self { child: Some(child), log, port: scene.port }
+        let mut command = scene.house.command(&["serve", "--config", config.to_str().unwrap()]);
+        if let Some((first, rest)) = program.split_first() {
+            let daemon = command;
+            command = Command::new(first);
+            command.args(rest).arg(daemon.get_program()).args(daemon.get_args());
+            command.current_dir(daemon.get_current_dir().unwrap()).stdin(Stdio::null());
+        }
+        command.envs(environment.iter().copied());
+        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        let child = command.spawn().unwrap();
+        Self { child: Some(child), log, port: scene.port, errors_expected: false }
+    }
+
+    /// From now on it may log errors: they are what the test is about.
+    pub(crate) fn expect_errors(mut self) -> Self {
+        self.errors_expected = true;
+        self
+    }
+
+    /// Whether it ended.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        self.child().try_wait().unwrap().is_some()
+    }
+
+    /// Sends it a signal by its name.
+    pub(crate) fn signal(&mut self, name: &str) {
+        signal(self.child(), name);
+    }
+
+    /// Whether it is stopped, as by SIGSTOP.
+    pub(crate) fn is_stopped(&mut self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
     }
 
     /// Waits until the daemon says where its pages are.
@@ -322,6 +375,7 @@ impl Daemon {
     fn log_is_clean(&self) {
         for line in self.log().lines() {
             let bad = line.contains(" ERROR ") || line.contains("panicked at");
+            let bad = bad && !self.errors_expected;
             assert!(!bad, "the daemon logged: {line}");
         }
     }

@@ -40,7 +40,7 @@ async fn thirty_kills_lose_nobody_and_double_nobody() {
     let daemon = Daemon::spawn(&scene).await;
     scene.reaches(IssueState::Sent).await;
     daemon.terminate();
-    let kills = Kills { daemon: KILLS, sink: 0 };
+    let kills = Kills::of_daemon(KILLS);
     let outcome = check(&scene, &[&sink], READERS, kills).await;
     println!("{before} copies before the last kill; {outcome:?}");
     let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);

@@ -37,7 +37,7 @@ async fn no_second_sees_more_than_the_rate_and_the_burst_not_even_after_a_kill()
     let daemon = Daemon::spawn(&scene).await;
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
-    let outcome = check(&scene, &[&sink], READERS, Kills { daemon: 1, sink: 0 }).await;
+    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
     assert!(outcome.count(CopyState::Accepted) >= READERS - scene.connections, "{outcome:?}");
 
     let (handed, came, transit_us) = times(&scene, &sink).await;

@@ -34,7 +34,7 @@ async fn a_relay_that_dies_and_comes_back_loses_nobody() {
     }
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
-    let outcome = check(&scene, &[&sink], READERS, Kills { daemon: 0, sink: 2 }).await;
+    let outcome = check(&scene, &[&sink], READERS, Kills::of_sink(2)).await;
     println!("{outcome:?}");
     let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
     assert_eq!(known, READERS, "{outcome:?}");
@@ -53,7 +53,7 @@ async fn the_other_relay_takes_over() {
     main.kill();
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
-    let outcome = check(&scene, &[&main, &spare], READERS, Kills { daemon: 0, sink: 1 }).await;
+    let outcome = check(&scene, &[&main, &spare], READERS, Kills::of_sink(1)).await;
     println!("{} + {}; {outcome:?}", main.accepted(), spare.accepted());
     assert!(spare.accepted() > READERS / 4, "the spare relay took {}", spare.accepted());
     let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);

@@ -13,6 +13,7 @@ use crate::{
         tally::Tally,
     },
     event::{self, Event},
+    fail_point,
     id::IssueId,
     timestamp::Timestamp,
 };
@@ -37,6 +38,7 @@ impl Conductor {
         if !begin(&self.db, issue.id, &plan, &tally, terms, now).await? {
             return Ok(());
         }
+        fail_point::reach("plan.begun");
         info!(issue = %issue.id, audience, stages = plan.stages.len(), "an issue's send begins");
         self.tallies.put(issue.id, tally);
         Ok(())

@@ -10,6 +10,7 @@ use crate::{
     },
     delivery::{queue, tally::Cell},
     event::{self, Event},
+    fail_point,
     id::IssueId,
     timestamp::Timestamp,
 };
@@ -52,7 +53,9 @@ impl Conductor {
                 .because(outcome(&tally));
             event::record(&mut tx, &[event]).await?;
         }
+        fail_point::reach("issue.before_finish");
         tx.commit().await?;
+        fail_point::reach("issue.finished");
         self.tallies.forget(issue.id);
         info!(issue = %issue.id, outcome = %outcome(&tally), "an issue is sent");
         Ok(())

@@ -7,6 +7,7 @@ use crate::{
     db::{self, state::EventKind},
     delivery::gates::{Finding, Gate},
     event::{self, Event},
+    fail_point,
     timestamp::Timestamp,
 };
 
@@ -30,7 +31,9 @@ impl Conductor {
                 .because(format!("stage {next}"));
             event::record(&mut tx, &[event]).await?;
         }
+        fail_point::reach("stage.before_release");
         tx.commit().await?;
+        fail_point::reach("stage.released");
         info!(issue = %issue.id, stage = next, "a stage was released");
         Ok(())
     }
