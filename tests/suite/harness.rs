@@ -57,6 +57,12 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// A folder in memory, where there is such a thing: for data whose durability is not the question.
+pub(crate) fn quick_folder() -> TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 /// Sends a signal by its name.
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();

@@ -16,6 +16,8 @@ mod harness;
 mod hostile;
 mod installation;
 mod kills;
+mod matrix;
+mod model;
 mod postfix;
 mod rate;
 mod real_issues;
