@@ -89,6 +89,7 @@ impl Daemon {
             renderer,
         );
         state.mail_queued = engine.bell();
+        state.shedding = engine.shedding();
         let limits = web::Limits {
             proxies: context.config.public.trusted_proxies.clone(),
             ..web::Limits::default()

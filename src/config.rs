@@ -68,6 +68,8 @@ section! {
         sending: Sending = Sending::default(),
         /// When a send stops itself.
         gates: Gates = Gates::default(),
+        /// When load is shed.
+        shedding: Shedding = Shedding::default(),
         /// How long each SMTP command may take.
         smtp: Smtp = Smtp::default(),
         /// Signing keys.
@@ -310,6 +312,21 @@ section! {
         unsubscribe_factor: f64 = 3.0,
         /// No share is judged on fewer decided copies than this.
         sample_min: u32 = 20,
+    }
+}
+
+section! {
+    /// When the daemon gives up work for want of something: at these values sends stop growing, at
+    /// twice the shortage copies of issues wait, at four times sign-ups are refused.
+    Shedding {
+        /// Free space where the data is, in bytes.
+        disk_free_min: u64 = 250_000_000,
+        /// How long a small write to the database may take.
+        #[serde(with = "duration")]
+        database_slow: Duration = Duration::from_secs(2),
+        /// How much memory there may be in use, in bytes; 80 % of it is short. 0 is the limit of the
+        /// control group, if there is one.
+        memory_max: u64 = 0,
     }
 }
 

@@ -32,6 +32,7 @@ pub mod queue;
 pub mod recovery;
 pub mod rehearsed;
 pub mod restored;
+pub mod shedding;
 pub mod status;
 pub mod suspension;
 pub mod tallies;

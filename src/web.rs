@@ -25,8 +25,8 @@ pub use error::{Code, Problem};
 pub use serve::{Limits, serve};
 
 use crate::{
-    config::Config, db::Db, issue::Renderer, provider::Providers, timestamp::Timestamp,
-    token::Keyring,
+    config::Config, db::Db, delivery::shedding::Shedding, issue::Renderer, provider::Providers,
+    timestamp::Timestamp, token::Keyring,
 };
 
 /// What tells the time: the system's clock, or a test's.
@@ -49,6 +49,8 @@ pub struct State {
     pub clock: Clock,
     /// Told whenever a service mail was queued, so that the delivery engine need not look for it.
     pub mail_queued: Arc<Notify>,
+    /// What the daemon gives up for want of something: sign-ups, at last.
+    pub shedding: Arc<Shedding>,
     pages: Arc<pages::Pages>,
     rendered: Arc<public::Rendered>,
 }
@@ -74,6 +76,7 @@ impl State {
             renderer,
             clock: Arc::new(Timestamp::now),
             mail_queued: Arc::new(Notify::new()),
+            shedding: Arc::default(),
             rendered: Arc::default(),
         }
     }

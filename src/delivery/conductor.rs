@@ -24,6 +24,7 @@ use super::{
     connection::Relay,
     dispatch::Dispatch,
     ledger::Ledger,
+    shedding::{Level, Shedding},
     tallies::{self, Tallies},
     tally::Tally,
 };
@@ -66,6 +67,8 @@ pub struct Conductor {
     pub course: Course,
     /// Told since when.
     pub metrics: Arc<Metrics>,
+    /// Whether sends may grow.
+    pub shedding: Arc<Shedding>,
     /// Rung when a row was changed in this process.
     pub bell: Arc<tokio::sync::Notify>,
 }
@@ -160,6 +163,9 @@ impl Conductor {
         }
         if issue.hold_after.is_some_and(|stage| stage <= issue.stage) {
             return self.hold_widened(issue, now).await;
+        }
+        if self.shedding.level() >= Level::Stages {
+            return Ok(());
         }
         if self.has_soaked(issue, memory, &tally, now) {
             // Late signals first: what came in while the stage soaked.

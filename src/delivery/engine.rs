@@ -22,6 +22,7 @@ use super::{
     ledger::Writer,
     limits::{Gcra, LimitName, Limits},
     recovery::{self, Recovered},
+    shedding::Shedding,
     status,
     tallies::{self, Tallies},
     view::View,
@@ -88,6 +89,7 @@ pub struct Engine {
     tallies: Arc<Tallies>,
     metrics: Arc<Metrics>,
     bell: Arc<Notify>,
+    shedding: Arc<Shedding>,
     stop: CancellationToken,
     connections: TaskTracker,
     background: TaskTracker,
@@ -167,6 +169,8 @@ impl Engine {
         }
         connections.close();
         let bell = Arc::new(Notify::new());
+        let shedding = Arc::new(Shedding::default());
+        shedding.look_around(&config.shedding, &config.data_folder).await;
         let background = TaskTracker::new();
         let conductor = Conductor {
             db: db.clone(),
@@ -178,6 +182,7 @@ impl Engine {
             relays: relays.clone(),
             course: Arc::clone(&course),
             metrics: Arc::clone(&metrics),
+            shedding: Arc::clone(&shedding),
             bell: Arc::clone(&bell),
         };
         background.spawn(conductor.run(stop.clone()));
@@ -187,6 +192,7 @@ impl Engine {
             ledger,
             composer,
             course,
+            shedding: Arc::clone(&shedding),
             limited_providers,
         };
         background.spawn(feeder.run(stop.clone()));
@@ -195,8 +201,16 @@ impl Engine {
             db.clone(),
             Arc::clone(&dispatch),
             relays.clone(),
+            Arc::clone(&shedding),
             stop.clone(),
         ));
+        background.spawn({
+            let (db, config) = (db.clone(), Arc::clone(&config));
+            let (shedding, stop) = (Arc::clone(&shedding), stop.clone());
+            async move {
+                shedding.watch(db, &config.shedding, &config.data_folder, stop).await;
+            }
+        });
         let timer = Arc::clone(&dispatch);
         let until = stop.clone();
         background.spawn(async move {
@@ -216,6 +230,7 @@ impl Engine {
             tallies,
             metrics,
             bell,
+            shedding,
             stop,
             connections,
             background,
@@ -233,6 +248,11 @@ impl Engine {
     /// A handle that rings from elsewhere.
     pub fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.bell)
+    }
+
+    /// What is given up for want of something.
+    pub fn shedding(&self) -> Arc<Shedding> {
+        Arc::clone(&self.shedding)
     }
 
     /// What recovery found at the start.
@@ -257,6 +277,7 @@ impl Engine {
             dispatch: Arc::clone(&self.dispatch),
             tallies: Arc::clone(&self.tallies),
             relays: self.relays.clone(),
+            shedding: Arc::clone(&self.shedding),
         }
     }
 

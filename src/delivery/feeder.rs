@@ -12,6 +12,7 @@ use super::{
     dispatch::{Dispatch, LANE_LOW, Lane},
     ledger::{Ledger, Stopped, Wanted},
     queue,
+    shedding::{Level, Shedding},
 };
 use crate::{
     db::{self, Db, state::IssueState},
@@ -38,6 +39,8 @@ pub struct Feeder {
     pub composer: Arc<Composer>,
     /// Which issues are sending.
     pub course: Course,
+    /// Whether copies of issues may be claimed.
+    pub shedding: Arc<Shedding>,
     /// Providers with a limit of their own, each a lane.
     pub limited_providers: Vec<i64>,
 }
@@ -82,6 +85,9 @@ impl Feeder {
         cursors: &mut HashMap<(IssueId, Option<i64>), Cursor>,
     ) -> Result<bool, Trouble> {
         self.feed_service().await?;
+        if self.shedding.level() >= Level::Issues {
+            return Ok(false);
+        }
         let issues = self.course.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         cursors.retain(|(id, _), _| issues.iter().any(|issue| issue.id == *id));
         let mut more = false;

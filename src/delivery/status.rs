@@ -11,6 +11,7 @@ use tracing::{error, info};
 use super::{
     connection::Relay,
     dispatch::{Dispatch, LimitedBy},
+    shedding::{Level, Shedding},
 };
 use crate::{
     db::{self, Db},
@@ -53,6 +54,7 @@ pub async fn publish(
     db: Db,
     dispatch: Arc<Dispatch>,
     relays: Vec<Arc<Relay>>,
+    shedding: Arc<Shedding>,
     stop: CancellationToken,
 ) {
     let mut published: Option<EngineState> = None;
@@ -65,7 +67,11 @@ pub async fn publish(
                         info!(relay = %relay.name, suspended = is_suspended, "a relay's use changed");
                     }
                 }
-                let state = state(&dispatch, &relays, &suspended);
+                let mut state = state(&dispatch, &relays, &suspended);
+                let verdict = shedding.verdict();
+                if verdict.level > Level::Nothing {
+                    state.limited_by = verdict.in_words();
+                }
                 let stale = published.as_ref().is_none_or(|last| {
                     let same = EngineState { at: state.at, ..last.clone() } == state;
                     !same || state.at.since(last.at) > FRESH / 3

@@ -8,6 +8,7 @@ use super::{
     connection::Relay,
     dispatch::{Dispatch, LimitedBy},
     queue,
+    shedding::{Shedding, Verdict},
     tallies::Tallies,
     tally::Tally,
 };
@@ -30,6 +31,7 @@ pub struct View {
     pub(super) dispatch: Arc<Dispatch>,
     pub(super) tallies: Arc<Tallies>,
     pub(super) relays: Vec<Arc<Relay>>,
+    pub(super) shedding: Arc<Shedding>,
 }
 
 record! {
@@ -53,6 +55,11 @@ impl View {
     /// Whether some relay may be used: not suspended, and nothing went wrong at it last.
     pub fn has_usable_relay(&self) -> bool {
         self.relays.iter().any(|relay| self.relay(relay).is_usable())
+    }
+
+    /// What is given up now, and for want of what.
+    pub fn shedding(&self) -> Verdict {
+        self.shedding.verdict()
     }
 
     /// The text of `/metrics`.
@@ -88,6 +95,7 @@ impl View {
         };
         let limits = self.dispatch.limits_available();
         Ok(Sample {
+            shedding: self.shedding.level() as i64,
             copies: self.copies(&issues),
             oldest_due,
             service_waiting: service.waiting,

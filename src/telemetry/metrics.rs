@@ -81,6 +81,8 @@ pub struct Sample {
     pub limits: Vec<(String, i64)>,
     /// Each relay.
     pub relays: Vec<RelaySample>,
+    /// What is given up for want of something: 0 nothing, 1 stages, 2 issues, 3 sign-ups.
+    pub shedding: i64,
 }
 
 /// One relay, for gauges.
@@ -145,6 +147,7 @@ struct Gauges {
     limits: Family<LimitLabel, Gauge>,
     relay_up: Family<RelayLabel, Gauge>,
     relay_suspended: Family<RelayLabel, Gauge>,
+    shedding: Gauge,
 }
 
 /// Everything `/metrics` shows.
@@ -287,6 +290,9 @@ impl Gauges {
         registry.register("limit_available", limits, self.limits.clone());
         let up = "Whether the last thing tried at a relay worked";
         registry.register("relay_up", up, self.relay_up.clone());
+        let shedding = "What is given up for want of disk, database or memory: \
+                        0 nothing, 1 stages, 2 issues, 3 sign-ups";
+        registry.register("shedding_level", shedding, self.shedding.clone());
         let suspended = "Whether an operator suspended a relay";
         registry.register("relay_suspended", suspended, self.relay_suspended.clone());
     }
@@ -305,6 +311,7 @@ impl Gauges {
         for (limit, available) in &sample.limits {
             self.limits.get_or_create(&LimitLabel { limit: limit.clone() }).set(*available);
         }
+        self.shedding.set(sample.shedding);
         for relay in &sample.relays {
             let label = RelayLabel { relay: relay.name.clone() };
             self.relay_up.get_or_create(&label).set(i64::from(relay.good));

@@ -344,6 +344,14 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Where its operators' pages are.
+    pub(crate) fn admin(&self) -> String {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("operators' pages")).unwrap();
+        let (_, listen) = line.split_once("listen=").unwrap();
+        format!("http://{}", listen.split_whitespace().next().unwrap())
+    }
+
     /// A page of it.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)

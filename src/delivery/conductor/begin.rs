@@ -9,6 +9,7 @@ use crate::{
     delivery::{
         gates::{Finding, Gate},
         plan::{self, Plan},
+        shedding::Level,
         tallies,
         tally::Tally,
     },
@@ -22,6 +23,9 @@ impl Conductor {
     pub(super) async fn start_when_due(&self, issue: &InMotion, now: Timestamp) -> db::Result<()> {
         let Some(sends_at) = issue.sends_at.filter(|at| *at <= now) else { return Ok(()) };
         let sending = &self.config.sending;
+        if self.shedding.level() >= Level::Stages {
+            return Ok(());
+        }
         if sending.approval && issue.approved_at.is_none() {
             return Ok(());
         }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use super::AdminState;
 use crate::{
     db::{self, Db},
+    delivery::{shedding::Level, view::View},
     timestamp::Timestamp,
     web::error::{Code, Problem},
 };
@@ -63,7 +64,7 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
     let checks = match &*last {
         Some((at, checks)) if at.elapsed() < FRESH => checks.clone(),
         _ => {
-            let checks = vec![database(&state).await, relay(&state)];
+            let checks = vec![database(&state).await, relay(&state), resources(&state)];
             *last = Some((Instant::now(), checks.clone()));
             checks
         }
@@ -117,6 +118,12 @@ async fn write(db: &Db, now: Timestamp) -> db::Result<()> {
     .execute()
     .await?;
     Ok(())
+}
+
+/// Whether copies of issues are sent, or held back for want of something.
+fn resources(state: &AdminState) -> Check {
+    let verdict = state.engine.as_ref().map(View::shedding).unwrap_or_default();
+    Check { name: "resources", ok: verdict.level < Level::Issues, detail: verdict.in_words() }
 }
 
 fn relay(state: &AdminState) -> Check {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Answer, fields::Fields, find_newsletter};
 use crate::{
     address::Address,
+    delivery::shedding::Level,
     newsletter::Newsletter,
     subscriber::{self, SignUp, SignUpError, SignUpOutcome},
     token::FormTime,
@@ -80,6 +81,10 @@ pub(super) async fn sign_up(
     Path(slug): Path<String>,
     request: Request,
 ) -> Answer<Response> {
+    if state.shedding.level() >= Level::SignUps {
+        let detail = "Sign-ups are closed for a short while. Please try again in some minutes.";
+        return Err(Problem::new(Code::NotReady).saying(detail));
+    }
     let newsletter = find_newsletter(&state, &slug).await?;
     let (parts, fields) = Fields::of(request).await?;
     let json = client::wants_json(&parts.headers);
