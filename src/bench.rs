@@ -281,7 +281,8 @@ impl Comparison {
 
 impl Large {
     fn describe(&self) -> String {
-        let queue_goal = (self.recipients as f64 / 1e6 * 3.0).max(3.0);
+        let millions = self.recipients as f64 / 1e6;
+        let queue_goal = if millions <= 1.0 { 3.0 } else { 4.0 * millions };
         let sent = if self.per_second > 0.0 {
             format!(
                 ", sent at {:.0}/s, a claim at the end costs {:.2} × one at the start (goal 1.5)",
