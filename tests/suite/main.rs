@@ -23,5 +23,6 @@ mod rate;
 mod real_issues;
 mod rehearse;
 mod relays;
+mod shedding;
 mod stages;
 mod suspended;

@@ -94,3 +94,20 @@ async fn a_rehearsal_says_which_gate_would_halt() {
     rehearse(&scene, &["--faults", "spare=faults.toml"]).fails(1);
     assert_eq!(relay.accepted(), 0);
 }
+
+#[tokio::test]
+async fn a_rehearsal_of_what_is_scheduled_shows_one_relay_dead_and_the_other_taking_over() {
+    let (main, spare) = (Sink::spawn().await, Sink::spawn().await);
+    let scene = Scene::new(&[&main, &spare], "[sending]\nsoak = \"1m\"\n").await;
+    scene.import(100);
+    scene.send().ok();
+    let dead =
+        "[[rule]]\nstage = \"connect\"\nreply = \"421 4.3.2 going down\"\nthen = \"close\"\n";
+    fs::write(scene.house.path("dead.toml"), dead).unwrap();
+    let how = ["rehearse", "1", "--faults", "main=dead.toml", "--json"];
+    let report = scene.house.run(&how).json();
+    assert_eq!((&report["state"], sum(&report, "accepted")), (&"sent".into(), 100), "{report:#}");
+    assert_eq!(scene.status()["state"], "scheduled", "the real one waits for its daemon");
+    assert_eq!((main.accepted(), spare.accepted()), (0, 0), "real relays heard of it");
+    scene.house.run(&["rehearse", "7"]).fails(1);
+}

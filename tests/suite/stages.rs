@@ -1,10 +1,10 @@
 //! What people and gates do to a send between its stages: halt, widen, approve, warn, hold what came
 //! too late, stage an imported audience smaller, start once per key.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use postrider::{
-    db::state::{CopyState, IssueState},
+    db::state::{CopyState, EventKind, IssueState},
     timestamp::Timestamp,
 };
 use serde_json::Value;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// No undo window, and a soak that no test waits for.
-const STAGED: &str = "[sending]\nundo_window = \"0s\"\nsoak = \"1h\"\n";
+pub(crate) const STAGED: &str = "[sending]\nundo_window = \"0s\"\nsoak = \"1h\"\n";
 
 /// Asks for the send of an issue that [`Scene::send`] does not write.
 fn send(scene: &Scene, number: i64, more: &[&str]) -> Ran {
@@ -41,7 +41,7 @@ fn as_user(scene: &Scene, user: &str, args: &[&str]) -> Ran {
 }
 
 /// Waits until the daemon has looked at everything a few times after now.
-async fn looked_at(scene: &Scene) {
+pub(crate) async fn looked_at(scene: &Scene) {
     let context = scene.context().await;
     let begin = Timestamp::now();
     until("the daemon looked around", async || {
@@ -57,7 +57,7 @@ async fn looked_at(scene: &Scene) {
 
 /// Waits until every copy of a stage was accepted, and says how many there are. Readers are dealt over
 /// the stages at random, so that a small one has some more or some less than planned.
-async fn through(scene: &Scene, stage: usize) -> usize {
+pub(crate) async fn through(scene: &Scene, stage: usize) -> usize {
     until(&format!("stage {stage} is through"), async || {
         let stage = &scene.status()["stages"][stage];
         let accepted = stage["equation"]["accepted"].as_u64()? as usize;
@@ -139,26 +139,56 @@ async fn widening_skips_the_rest_of_the_soak() {
     assert_eq!(sink.accepted(), READERS);
 }
 
+/// Half an audience has the issue; then `hits` of its readers do what an event of `kind` says. Returns
+/// why the send halted.
+async fn late_signals(scene: &Scene, kind: EventKind, hits: i64) -> Value {
+    scene.import(200);
+    let daemon = Daemon::spawn(scene).await;
+    scene.send().ok();
+    assert!(through(scene, 1).await > 60);
+    daemon.terminate();
+    let context = scene.context().await;
+    let signals = "INSERT INTO event (at, kind, issue_id, subscriber_id, provider) \
+         SELECT $1, $2, d.issue_id, d.subscriber_id, d.provider FROM delivery d \
+         JOIN issue i ON i.id = d.issue_id WHERE i.number = 1 AND d.state = 3 LIMIT $3";
+    let signals = context.db.write(signals).bind(Timestamp::now()).bind(kind).bind(hits);
+    signals.execute().await.unwrap();
+    context.db.close().await;
+    let _daemon = Daemon::spawn(scene).await;
+    scene.reaches(IssueState::Halted).await;
+    scene.status()["halt"].clone()
+}
+
 #[tokio::test]
 async fn complaints_that_come_later_halt_between_stages() {
     let sink = Sink::spawn().await;
     let options = format!("{STAGED}stages_percent = [50.0]\nimport_percent = 100.0\n");
     let scene = Scene::new(&[&sink], &options).await;
-    scene.import(200);
-    let daemon = Daemon::spawn(&scene).await;
-    scene.send().ok();
-    assert!(through(&scene, 1).await > 60);
-    daemon.terminate();
-    let context = scene.context().await;
-    let complained = "INSERT INTO event (at, kind, issue_id, subscriber_id, provider) \
-         SELECT $1, 9, issue_id, subscriber_id, provider FROM delivery WHERE state = 3 LIMIT 4";
-    context.db.write(complained).bind(Timestamp::now()).execute().await.unwrap();
-    context.db.close().await;
-    let _daemon = Daemon::spawn(&scene).await;
-    scene.reaches(IssueState::Halted).await;
-    let halt = scene.status()["halt"].clone();
+    let halt = late_signals(&scene, EventKind::Complained, 4).await;
     assert_eq!(halt["gate"], "complaints", "{halt}");
     assert!(halt["hits"].as_i64().unwrap() >= 2, "{halt}");
+}
+
+#[tokio::test]
+async fn readers_who_leave_in_numbers_halt_a_newsletter_with_a_history() {
+    let sink = Sink::spawn().await;
+    let options = format!("{STAGED}stages_percent = [50.0]\nimport_percent = 100.0\n");
+    let scene = Scene::new(&[&sink], &options).await;
+    // After each of three earlier issues one reader of a hundred left: that is normal.
+    let context = scene.context().await;
+    for number in [101, 102, 103] {
+        let issue = "INSERT INTO issue (uid, newsletter_id, number, subject, state, model, source, \
+             created_at, started_at, finished_at, accepted) \
+             VALUES ($1, 1, $1, '', $2, '{}', '', 0, 1, 2, 100) RETURNING id";
+        let issue = context.db.write(issue).bind(number).bind(IssueState::Sent);
+        let issue: i64 = issue.scalar().await.unwrap();
+        let left = "INSERT INTO event (at, kind, issue_id, subscriber_id) VALUES (5, $1, $2, 1)";
+        let left = context.db.write(left).bind(EventKind::Unsubscribed).bind(issue);
+        left.execute().await.unwrap();
+    }
+    context.db.close().await;
+    let halt = late_signals(&scene, EventKind::Unsubscribed, 14).await;
+    assert_eq!((&halt["gate"], &halt["limit"]), (&"unsubscribes".into(), &3.0.into()), "{halt}");
 }
 
 #[tokio::test]
@@ -314,85 +344,4 @@ async fn a_key_starts_one_send_for_good() {
     let second = ["--idempotency-key", "week-7-again"];
     assert_eq!(send(&scene, 7, &second).json()["started"], true);
     send(&scene, 9, &["--idempotency-key", "two words"]).fails(2);
-}
-
-/// A shortage that no disk can make up for, or one of a given size.
-fn short_of(disk_free_min: u64) -> String {
-    format!("{STAGED}stages_percent = [50.0]\n[shedding]\ndisk_free_min = {disk_free_min}\n")
-}
-
-async fn ready(scene: &Scene, daemon: &Daemon) -> (u16, Value) {
-    let admin = daemon.admin();
-    let context = scene.context().await;
-    let answer = until("the daemon knows what it has", async || {
-        let answer = reqwest::get(format!("{admin}/readyz")).await.unwrap();
-        let status = answer.status().as_u16();
-        let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-        let resources = body["checks"].as_array()?.iter().find(|it| it["name"] == "resources")?;
-        let known = resources["detail"].as_str()?.contains("short of disk space");
-        known.then(|| (status, resources.clone()))
-    })
-    .await;
-    context.db.close().await;
-    answer
-}
-
-#[tokio::test]
-async fn a_full_disk_closes_sign_ups_last_and_holds_every_copy() {
-    let sink = Sink::spawn().await;
-    let scene = Scene::new(&[&sink], &short_of(u64::MAX / 4)).await;
-    scene.import(100);
-    let daemon = Daemon::spawn(&scene).await;
-    let (status, resources) = ready(&scene, &daemon).await;
-    assert_eq!((status, &resources["ok"]), (503, &false.into()), "{resources}");
-    let metrics = reqwest::get(format!("{}/metrics", daemon.admin())).await.unwrap();
-    let metrics = metrics.text().await.unwrap();
-    assert!(metrics.contains("postrider_shedding_level 3"), "{metrics}");
-    let form = [("address", "new@example.org")];
-    let http = reqwest::Client::new();
-    let answer = http.post(daemon.url("/sre/subscribe")).form(&form).send().await.unwrap();
-    assert_eq!(answer.status(), 503);
-    assert!(answer.text().await.unwrap().contains("Sign-ups are closed for a short while"));
-
-    scene.send().ok();
-    looked_at(&scene).await;
-    assert_eq!(scene.status()["state"], "scheduled", "no send begins");
-    drop(daemon);
-
-    // With a disk that is large enough it goes on where it stood.
-    let path = scene.house.path("config.toml");
-    let config = fs::read_to_string(&path).unwrap();
-    fs::write(&path, config.replace(&(u64::MAX / 4).to_string(), "1")).unwrap();
-    let _daemon = Daemon::spawn(&scene).await;
-    through(&scene, 1).await;
-}
-
-#[tokio::test]
-async fn a_disk_that_runs_low_stops_the_growth_of_sends_first() {
-    let sink = Sink::spawn().await;
-    let scene = Scene::new(&[&sink], "").await;
-    scene.import(100);
-    let free =
-        Command::new("df").args(["--output=avail", "-B1"]).arg(scene.house.path("")).output();
-    let free = String::from_utf8(free.unwrap().stdout).unwrap();
-    let free: u64 = free.lines().last().unwrap().trim().parse().unwrap();
-    let path = scene.house.path("config.toml");
-    let config = fs::read_to_string(&path).unwrap();
-    let quick = "[sending]\nundo_window = \"0s\"\nsoak = \"0s\"\nstages_percent = [50.0]\n";
-    fs::write(&path, format!("{config}{quick}")).unwrap();
-    scene.send().ok();
-    // Some space more or less makes no difference: between one and two times too little.
-    let short = format!("[shedding]\ndisk_free_min = {}\n", free + free / 2);
-    fs::write(&path, format!("{config}{quick}{short}")).unwrap();
-    let daemon = Daemon::spawn(&scene).await;
-    let (status, resources) = ready(&scene, &daemon).await;
-    assert_eq!((status, &resources["ok"]), (200, &true.into()), "{resources}");
-    let detail = resources["detail"].as_str().unwrap();
-    assert!(detail.contains("no send begins and no stage is released"), "{detail}");
-    let form = [("address", "new@example.org")];
-    let http = reqwest::Client::new();
-    let answer = http.post(daemon.url("/sre/subscribe")).form(&form).send().await.unwrap();
-    assert_eq!(answer.status(), 200, "sign-ups are taken");
-    looked_at(&scene).await;
-    assert_eq!(scene.status()["state"], "scheduled");
 }
