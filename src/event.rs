@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use crate::{
-    db::{self, Db, Tx, record::record, state::EventKind},
+    db::{self, Tx, record::record, state::EventKind},
     id::{IssueId, NodeId, ServiceMailId, SubscriberId},
     timestamp::Timestamp,
 };
@@ -215,54 +215,4 @@ record! {
         /// The message's size on the wire.
         pub bytes: Option<i64>,
     }
-}
-
-macro_rules! select_lines {
-    ($rest:literal) => {
-        concat!(
-            "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, \
-             e.subscriber_id, s.address, e.attempt, e.relay, e.provider, e.session, e.phase, \
-             e.code, e.enhanced, e.text, e.class, e.rule, e.duration_us, e.bytes FROM event e \
-             LEFT JOIN issue i ON i.id = e.issue_id \
-             LEFT JOIN newsletter n ON n.id = i.newsletter_id \
-             LEFT JOIN subscriber s ON s.id = e.subscriber_id \
-             WHERE ($2 IS NULL OR e.issue_id = $2) AND ($3 IS NULL OR e.subscriber_id = $3) \
-             AND ($4 IS NULL OR e.provider = $4) AND ($5 IS NULL OR e.kind = $5) \
-             AND ($6 IS NULL OR substr(e.class, 1, length($6)) = $6) \
-             AND ($7 IS NULL OR e.at >= $7) AND ($8 IS NULL OR e.at <= $8) ",
-            $rest
-        )
-    };
-}
-
-/// Up to `limit` lines after line `after`, oldest first: for following.
-pub async fn after(db: &Db, after: i64, filter: &Filter, limit: u32) -> db::Result<Vec<Line>> {
-    lines(db, select_lines!("AND e.id > $1 ORDER BY e.id LIMIT $9"), after, filter, limit).await
-}
-
-/// Up to `limit` lines before line `before`, newest first: for pages.
-pub async fn before(db: &Db, before: i64, filter: &Filter, limit: u32) -> db::Result<Vec<Line>> {
-    lines(db, select_lines!("AND e.id < $1 ORDER BY e.id DESC LIMIT $9"), before, filter, limit)
-        .await
-}
-
-async fn lines(
-    db: &Db,
-    sql: &'static str,
-    from: i64,
-    filter: &Filter,
-    limit: u32,
-) -> db::Result<Vec<Line>> {
-    db.query(sql)
-        .bind(from)
-        .bind(filter.issue)
-        .bind(filter.subscriber)
-        .bind(filter.provider)
-        .bind(filter.kind)
-        .bind(filter.class.clone())
-        .bind(filter.since)
-        .bind(filter.until)
-        .bind(i64::from(limit))
-        .all()
-        .await
 }

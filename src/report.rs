@@ -17,7 +17,7 @@ pub(crate) mod tests;
 mod timeline;
 
 pub use equation::Equation;
-pub use log::{LOOKED_THROUGH_MAX, LogPage, Start, log_page};
+pub use log::{LOOKED_THROUGH_MAX, LogPage, Start, latest_lines, log_page};
 pub use missed::{IssueReport, Missed, Reason, issue_report, missed};
 pub use overview::{IssueLine, latest_issues};
 pub use pace::{Pace, Percentiles, Rate};

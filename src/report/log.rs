@@ -118,6 +118,19 @@ pub async fn log_page(db: &Db, filter: &Filter, start: Start, limit: u32) -> db:
     Ok(LogPage { lines, newer, older, stopped_early: !full && !whole })
 }
 
+/// The newest `limit` lines that `filter` lets through, newest first, however far back they are;
+/// and behind which line following begins.
+pub async fn latest_lines(db: &Db, filter: &Filter, limit: u32) -> db::Result<(Vec<Line>, i64)> {
+    let mut page = log_page(db, filter, Start::Newest, limit).await?;
+    let (mut lines, newest) = (page.lines, page.newer);
+    while let Some(older) = page.older.filter(|_| lines.len() < limit as usize) {
+        let left = limit - u32::try_from(lines.len()).unwrap_or(limit);
+        page = log_page(db, filter, Start::Before(older), left).await?;
+        lines.append(&mut page.lines);
+    }
+    Ok((lines, newest))
+}
+
 async fn walk(
     db: &Db,
     filter: &Filter,

@@ -14,9 +14,10 @@ use crate::{
         Context, moment,
         output::{self, Format},
     },
-    db::state::EventKind,
-    event::{self, Filter, Line},
+    db::{Db, state::EventKind},
+    event::{Filter, Line},
     provider::{ProviderId, Providers},
+    report::{self, Start},
     subscriber,
     timestamp::Timestamp,
 };
@@ -82,16 +83,14 @@ pub(in crate::cli) async fn run(context: &Context, args: LogArgs) -> anyhow::Res
     if args.all {
         let mut last = 0;
         loop {
-            let lines = event::after(db, last, &filter, PAGE).await?;
-            let Some(line) = lines.last() else { return Ok(()) };
-            last = line.id;
+            let (lines, more) = on(db, &filter, &mut last).await?;
             print_lines(providers, &lines, json)?;
+            if !more {
+                return Ok(());
+            }
         }
     }
-    // Where following begins is found first, so that nothing falls between the two.
-    let everything = Filter::default();
-    let end = event::before(db, i64::MAX, &everything, 1).await?.first().map_or(0, |line| line.id);
-    let mut lines = event::before(db, end + 1, &filter, args.limit).await?;
+    let (mut lines, mut last) = report::latest_lines(db, &filter, args.limit).await?;
     lines.reverse();
     print_lines(providers, &lines, json)?;
     if !args.follow {
@@ -100,17 +99,22 @@ pub(in crate::cli) async fn run(context: &Context, args: LogArgs) -> anyhow::Res
         }
         return Ok(());
     }
-    let mut last = end;
     loop {
-        let lines = event::after(db, last, &filter, PAGE).await?;
-        if let Some(line) = lines.last() {
-            last = line.id;
-            print_lines(providers, &lines, json)?;
-        }
-        if lines.len() < PAGE as usize {
+        let (lines, more) = on(db, &filter, &mut last).await?;
+        print_lines(providers, &lines, json)?;
+        if !more {
             tokio::time::sleep(TICK).await;
         }
     }
+}
+
+/// The lines behind `last`, oldest first, and whether there may be more at once; moves `last` on.
+async fn on(db: &Db, filter: &Filter, last: &mut i64) -> anyhow::Result<(Vec<Line>, bool)> {
+    let mut page = report::log_page(db, filter, Start::After(*last), PAGE).await?;
+    *last = page.newer.max(*last);
+    page.lines.reverse();
+    let more = page.stopped_early || page.lines.len() == PAGE as usize;
+    Ok((page.lines, more))
 }
 
 async fn filter(context: &Context, args: &LogArgs) -> anyhow::Result<Filter> {

@@ -106,7 +106,7 @@ pub(in crate::cli) async fn show(context: &Context, args: ShowArgs) -> anyhow::R
     print_consent(&subscriber::consent::of(db, person.id).await?)?;
     heading("Log")?;
     let filter = event::Filter { subscriber: Some(person.id), ..event::Filter::default() };
-    let mut lines = event::before(db, i64::MAX, &filter, args.events).await?;
+    let (mut lines, _) = crate::report::latest_lines(db, &filter, args.events).await?;
     lines.reverse();
     if lines.is_empty() {
         say("nothing happened yet");
