@@ -10,6 +10,7 @@
 //! * every write names the claim it acts under;
 //! * limits, policy, gates and tallies are pure: no clock, no database, no network.
 
+pub mod clock;
 pub mod compose;
 pub mod conductor;
 pub mod connection;

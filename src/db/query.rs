@@ -41,8 +41,19 @@ impl Db {
     ///
     /// The write lock is taken at once: a deferred transaction that reads first and writes later
     /// fails with `SQLITE_BUSY` without waiting when another process wrote in between.
+    ///
+    /// A COMMIT that fails (the disk is full, say) is undone by SQLite itself; the driver does not
+    /// see that, and would refuse every further transaction on its connection. That connection is
+    /// given up for a new one.
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(Tx(self.writer.begin_with("BEGIN IMMEDIATE").await?))
+        const BEGIN: &str = "BEGIN IMMEDIATE";
+        match self.writer.begin_with(BEGIN).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                self.writer.acquire().await?.close().await?;
+                Ok(Tx(self.writer.begin_with(BEGIN).await?))
+            }
+            begun => Ok(Tx(begun?)),
+        }
     }
 }
 

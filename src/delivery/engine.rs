@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, RwLock, atomic::AtomicI64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::Notify, task::JoinHandle};
@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
+    clock::{self, Clock},
     compose::{Composer, Ingredients},
     conductor::{Conductor, Course},
     connection::{Connection, Relay, Shared},
@@ -315,14 +316,27 @@ async fn register(db: &Db, uid: &str, lease: &Lease, now: Timestamp) -> db::Resu
         .await
 }
 
-/// Renews the lease when a quarter of it is over, and soon after the clock was set.
+/// Renews the lease when a quarter of it is over, and soon after the clock was set; then, due times
+/// go with the clock.
 async fn keep_lease(db: Db, node: NodeId, lease: Arc<Lease>, stop: CancellationToken) {
+    let mut clock = Clock::new(Timestamp::now(), Instant::now());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LEASE_LOOK) => {}
         }
         let now = Timestamp::now();
+        if let Some(back) = clock.set_back(now, Instant::now()) {
+            let moved = clock::bring_forward(&db, back, now).await;
+            warn!(
+                back_ms = back.as_millis() as u64,
+                moved = moved.as_ref().copied().unwrap_or_default(),
+                "the clock was set back; copies that wait were brought forward"
+            );
+            if let Err(problem) = moved {
+                error!(error = %problem, "copies that wait will wait until the clock is where it was");
+            }
+        }
         if !lease.wants_renewal(now) {
             continue;
         }

@@ -39,6 +39,13 @@ impl Gcra {
         Timestamp::from_microseconds(self.tat_us as i64)
     }
 
+    /// Forgets a use that lies further ahead than a whole burst: the clock was set back. From here
+    /// on the limit fills up as it always does, instead of when the clock is where it was.
+    fn notice_clock(&mut self, now: Timestamp) {
+        let full = now.microseconds() as f64 + self.interval_us * f64::from(self.burst);
+        self.tat_us = self.tat_us.min(full);
+    }
+
     /// How many copies may go now.
     pub fn available(&self, now: Timestamp) -> u32 {
         let now_us = now.microseconds() as f64;
@@ -142,7 +149,8 @@ impl Limits {
         let way = way(relay, provider);
         let mut granted = wanted;
         for name in &way {
-            let Some(limit) = self.limits.get(name) else { continue };
+            let Some(limit) = self.limits.get_mut(name) else { continue };
+            limit.notice_clock(now);
             let available = limit.available(now);
             if available == 0 {
                 return Allowance::Wait { until: limit.next_at(now), limit: name.clone() };
@@ -270,5 +278,17 @@ mod tests {
         assert_eq!(limits.take("main", 1, 32, at(0)), Allowance::Granted(2));
         assert_eq!(limits.to_keep().len(), 2);
         assert!(limits.to_keep().is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_costs_a_burst_and_not_a_day() {
+        const DAY_MS: i64 = 86_400_000;
+        let mut limits = Limits::default();
+        limits.add(LimitName::Total, Gcra::new(10.0, Some(5)));
+        assert_eq!(limits.take("main", 0, 5, at(DAY_MS)), Allowance::Granted(5));
+        // Back by a day: as after a full use, and then as ever.
+        assert!(matches!(limits.take("main", 0, 5, at(0)), Allowance::Wait { .. }));
+        assert_eq!(limits.take("main", 0, 5, at(200)), Allowance::Granted(2));
+        assert_eq!(limits.take("main", 0, 5, at(5000)), Allowance::Granted(5));
     }
 }

@@ -190,16 +190,25 @@ impl Scene {
 
     /// Asks for the send of the issue, with no time to undo it.
     pub(crate) fn send(&self) -> Ran {
+        self.send_text("issue.md", "The replica took over, and a line in a log was all that told.")
+    }
+
+    /// Asks for it again, from a file that says something else.
+    pub(crate) fn send_edited(&self) -> Ran {
+        self.send_text("edited.md", "EDITED: it was the primary that took over again.")
+    }
+
+    fn send_text(&self, file: &str, line: &str) -> Ran {
         let text = format!(
             "---\nnumber: {ISSUE}\ndate: 2026-03-06\npreheader: What we read this week.\n---\n\n\
              Hello {{{{name|reader}}}}, this copy goes to {{{{address}}}} and to nobody else.\n\n\
              ## [A failover that nobody noticed](https://example.org/failover)\n\n\
-             The replica took over, and a line in a log was all that told.\n\n\
+             {line}\n\n\
              — Maren Holt — Example Rail\n"
         );
-        fs::write(self.house.path("issue.md"), text).unwrap();
+        fs::write(self.house.path(file), text).unwrap();
         let how = ["--yes", "--allow-warnings", "--undo-window", "0s", "--json"];
-        self.house.run(["issue", "send", "issue.md"].iter().chain(&how))
+        self.house.run(["issue", "send", file].iter().chain(&how))
     }
 
     /// Runs `issue VERB 1 …`, which must work.

@@ -186,7 +186,14 @@ impl Model {
         let mut handed = Vec::new();
         for &reader in readers {
             let copy = &mut self.copies[reader];
-            if copy.state != CopyState::Claimed || copy.claim != Some(claim) {
+            if copy.claim != Some(claim) {
+                continue;
+            }
+            if copy.state == CopyState::HandedOff {
+                // Asked for again, as after a COMMIT whose answer was lost.
+                handed.push(reader);
+            }
+            if copy.state != CopyState::Claimed {
                 continue;
             }
             let going = self.sending && stage_of(reader) <= self.stage;

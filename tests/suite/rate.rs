@@ -9,36 +9,38 @@ use crate::{
     harness::{Daemon, NO_GATES, QUICK, Scene, Sink},
 };
 
-const RATE: usize = 100;
-const BURST: usize = 50;
 const SECOND_US: i64 = 1_000_000;
 
-/// The most of `times` (in microseconds, ascending) that lie within any second.
-fn busiest_second(times: &[i64]) -> usize {
-    let within = |start: usize| {
-        let end = times[start] + SECOND_US;
-        times[start..].iter().take_while(|time| **time < end).count()
-    };
-    (0..times.len()).map(within).max().unwrap_or(0)
+/// The most of `times` (in microseconds, ascending) that lie within any window of `seconds`.
+fn busiest(times: &[i64], seconds: i64) -> usize {
+    let mut most = 0;
+    let mut start = 0;
+    for (end, time) in times.iter().enumerate() {
+        while times[start] + seconds * SECOND_US <= *time {
+            start += 1;
+        }
+        most = most.max(end + 1 - start);
+    }
+    most
 }
 
-#[tokio::test]
-async fn no_second_sees_more_than_the_rate_and_the_burst_not_even_after_a_kill() {
-    const READERS: usize = 1000;
+/// A send at `rate` copies a second, `burst` at once, with a death in the middle: a new daemon gets
+/// no new burst.
+async fn conforms(rate: usize, burst: usize, readers: usize) {
     let sink = Sink::spawn().await;
-    let limits = format!("[limits]\nper_second = {RATE}.0\nburst = {BURST}\n");
+    let limits = format!("[limits]\nper_second = {rate}.0\nburst = {burst}\n");
     let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}{limits}")).await;
-    scene.import(READERS);
+    scene.import(readers);
     scene.send().ok();
     let daemon = Daemon::spawn(&scene).await;
-    sink.accepts(READERS / 4).await;
-    // A new daemon gets no new burst.
+    sink.accepts(readers / 4).await;
     daemon.kill();
     let daemon = Daemon::spawn(&scene).await;
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
-    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
-    assert!(outcome.count(CopyState::Accepted) >= READERS - scene.connections, "{outcome:?}");
+    let outcome = check(&scene, &[&sink], readers, Kills::of_daemon(1)).await;
+    let possible = outcome.count(CopyState::Accepted) + scene.connections;
+    assert!(possible >= readers, "{outcome:?}");
 
     let (handed, came, transit_us) = times(&scene, &sink).await;
     let span_us = came.last().unwrap() - came[0];
@@ -48,19 +50,41 @@ async fn no_second_sees_more_than_the_rate_and_the_burst_not_even_after_a_kill()
     waits_us.sort_unstable();
     // The longest of all was the restart.
     let waits_us = waits_us[waits_us.len() - 2];
-    let (handed, came) = (busiest_second(&handed), busiest_second(&came));
+    for seconds in [1, 10] {
+        let most = |delay_us: i64| {
+            let let_go = rate as i64 * (seconds * SECOND_US + delay_us) / SECOND_US;
+            burst + let_go as usize + 1
+        };
+        let (handed, came) = (busiest(&handed, seconds), busiest(&came, seconds));
+        println!(
+            "{rate}/s, burst {burst}: at most {handed} handed off and {came} come in {seconds} s"
+        );
+        assert!(handed <= most(waits_us), "{handed} copies were handed off within {seconds} s");
+        assert!(came <= most(waits_us + transit_us), "{came} copies came within {seconds} s");
+    }
     println!(
-        "busiest second: {handed} handed off, {came} came; {} ms between transactions, {} ms of \
-         transit at most; all in {} ms",
+        "{rate}/s: {} ms between transactions and {} ms of transit at most; {readers} in {} ms",
         waits_us / 1000,
         transit_us / 1000,
         span_us / 1000
     );
-    let most = |delay_us| RATE + BURST + (RATE as i64 * delay_us / SECOND_US) as usize + 1;
-    assert!(handed <= most(waits_us), "{handed} copies were handed off within a second");
-    assert!(came <= most(waits_us + transit_us), "{came} copies came within a second");
-    let least_us = (READERS - BURST - 1) as i64 * SECOND_US / RATE as i64;
-    assert!(span_us >= least_us * 95 / 100, "{READERS} copies in {span_us} us");
+    let least_us = (readers - burst - 1) as i64 * SECOND_US / rate as i64;
+    assert!(span_us >= least_us * 95 / 100, "{readers} copies in {span_us} us");
+}
+
+#[tokio::test]
+async fn no_window_sees_more_than_ten_a_second_and_the_burst() {
+    conforms(10, 10, 220).await;
+}
+
+#[tokio::test]
+async fn no_window_sees_more_than_a_hundred_a_second_and_the_burst() {
+    conforms(100, 50, 1500).await;
+}
+
+#[tokio::test]
+async fn no_window_sees_more_than_a_thousand_a_second_and_the_burst() {
+    conforms(1000, 100, 12_000).await;
 }
 
 /// When copies were handed off, when copies came, each ascending, and the longest time in between.

@@ -28,7 +28,9 @@ pub(super) const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
        AND NOT EXISTS (SELECT 1 FROM suppression x WHERE x.address_hash = p.address_hash))";
 
 /// The copies that the gate let through, with their readers, as one JSON array: the driver hands
-/// every row over between threads by itself, which costs more than the statement.
+/// every row over between threads by itself, which costs more than the statement. A handoff that
+/// is asked for again (its COMMIT was answered by an error, and stood) finds the same copies: nobody
+/// else can hold them under this claim, and nobody else was told that they may go.
 pub(super) const HANDED: &str = "SELECT json_group_array(json_array(p.id, p.address, p.name, p.attributes)) \
      FROM delivery d JOIN subscriber p ON p.id = d.subscriber_id \
      WHERE d.issue_id = $1 AND d.subscriber_id IN (SELECT value FROM json_each($2)) \

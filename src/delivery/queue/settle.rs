@@ -1,13 +1,13 @@
 //! Settling: the outcome of a copy that was handed off, and the return of one that was only claimed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Claimed, Settlement, json_array, service};
 use crate::{
     bounce::apply,
     db::{self, Tx, state::CopyState},
     event,
-    id::{CopyId, IssueId},
+    id::{CopyId, IssueId, SubscriberId},
     timestamp::Timestamp,
 };
 
@@ -31,6 +31,7 @@ pub async fn settle(
 ) -> db::Result<u64> {
     let mut accepted: BTreeMap<(IssueId, i64), Vec<i64>> = BTreeMap::new();
     let mut refused = Vec::new();
+    let mut stale = BTreeSet::new();
     let mut changed = 0;
     for settlement in settlements {
         let changed_before = changed;
@@ -53,20 +54,54 @@ pub async fn settle(
             }
             CopyId::Service(id) => changed += service::settle(tx, id, settlement).await?,
         }
-        if settlement.class.is_some() && changed > changed_before {
+        let took_effect = changed > changed_before;
+        if settlement.class.is_some() && took_effect {
             refused.push(settlement);
+        }
+        if settlement.state != CopyState::Accepted && !took_effect {
+            stale.insert(settlement.copy);
         }
     }
     for ((issue, claim), subscribers) in accepted {
-        let ids = json_array(subscribers);
-        changed += tx.query(ACCEPT).bind(issue).bind(ids).bind(claim).execute().await?;
+        let ids = json_array(subscribers.iter().copied());
+        let query = tx.query(ACCEPT).bind(issue).bind(ids.clone()).bind(claim);
+        let took_effect = query.execute().await?;
+        changed += took_effect;
+        if took_effect < subscribers.len() as u64 {
+            stale.extend(not_accepted(tx, issue, claim, ids, subscribers).await?);
+        }
     }
-    let events = settlements.iter().filter_map(|settlement| settlement.event.as_ref());
+    // Whoever took a copy over wrote its line for that try already.
+    let told = settlements.iter().filter(|settlement| !stale.contains(&settlement.copy));
+    let events = told.filter_map(|settlement| settlement.event.as_ref());
     event::record(tx, events).await?;
     for settlement in refused {
         apply::own_refusal(tx, settlement, brake_percent, now).await?;
     }
     Ok(changed)
+}
+
+/// Which of `subscribers` another claim holds by now, so that accepting them changed nothing.
+async fn not_accepted(
+    tx: &mut Tx,
+    issue: IssueId,
+    claim: i64,
+    ids: String,
+    subscribers: Vec<i64>,
+) -> db::Result<Vec<CopyId>> {
+    let accepted: Vec<(i64,)> = tx
+        .query(
+            "SELECT subscriber_id FROM delivery WHERE issue_id = $1 \
+             AND subscriber_id IN (SELECT value FROM json_each($2)) AND claim_id = $3 AND state = 3",
+        )
+        .bind(issue)
+        .bind(ids)
+        .bind(claim)
+        .all()
+        .await?;
+    let accepted: BTreeSet<i64> = accepted.into_iter().map(|(id,)| id).collect();
+    let others = subscribers.into_iter().filter(|id| !accepted.contains(id));
+    Ok(others.map(|id| CopyId::Issue { issue, subscriber: SubscriberId(id) }).collect())
 }
 
 /// Settles an uncertain copy by what a report says; false when it is not uncertain.

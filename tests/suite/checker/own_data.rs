@@ -71,6 +71,8 @@ fn own_copy(
     issue: IssueId,
     readers: &Readers<'_>,
 ) {
+    let subject = content.header("Subject").unwrap();
+    assert!(!subject.contains("EDITED"), "{subject}");
     let bodies = [content.text.as_deref().unwrap(), content.html.as_deref().unwrap()];
     let to = content.header("To").unwrap();
     let whole = |handoff: &&Handoff| {
@@ -83,6 +85,8 @@ fn own_copy(
         copy.handoffs.iter().any(|handoff| whole(&handoff)),
         "I9: {to}, {bodies:?} of {copy:?}"
     );
+    let edited = bodies.iter().any(|body| body.contains("EDITED"));
+    assert!(!edited, "a copy says what was written after its send began: {copy:?}");
     let mut tokens = 0;
     let headers = content.headers.iter().map(|(_, value)| value.as_str());
     for text in headers.chain(bodies).chain(content.links.iter().map(String::as_str)) {
