@@ -11,7 +11,7 @@ use tracing::{error, info};
 use crate::{
     bounce::{apply, intake},
     cli::Context,
-    config::{Config, Relay, RelayAuth, RelayTls},
+    config::{Config, Relay},
     db::Db,
     delivery::engine::{Engine, Parts},
     sink::{Sink, SinkConfig, mailbox::MailboxLimits},
@@ -223,18 +223,5 @@ async fn start_mailbox(config: &Config, stop: CancellationToken) -> anyhow::Resu
 
 /// The built-in mailbox, as a relay.
 pub(crate) fn relay_to(address: SocketAddr) -> Relay {
-    Relay {
-        name: "mailbox".to_owned(),
-        host: address.ip().to_string(),
-        port: address.port(),
-        tls: RelayTls::None,
-        ca_file: None,
-        auth: RelayAuth::Auto,
-        username: None,
-        password: None,
-        connections: 8,
-        per_second: None,
-        burst: None,
-        messages_per_connection: 1000,
-    }
+    Relay::local("mailbox", address)
 }

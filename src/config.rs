@@ -5,6 +5,7 @@
 //! together are checked here, so that the rest of the program takes a [`Config`] as it is.
 
 mod load;
+mod relay;
 mod value;
 
 use std::{
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use load::{ConfigError, EXAMPLE};
+pub use relay::{Relay, RelayAuth, RelayTls};
 pub use value::Secret;
 use value::duration;
 
@@ -64,6 +66,8 @@ section! {
         mailbox: Mailbox = Mailbox::default(),
         /// How fast mail goes out.
         limits: Limits = Limits::default(),
+        /// When a relay, or a provider at a relay, is left alone.
+        breakers: Breakers = Breakers::default(),
         /// How a send proceeds.
         sending: Sending = Sending::default(),
         /// When a send stops itself.
@@ -120,86 +124,6 @@ section! {
     }
 }
 
-/// How a connection to a relay is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RelayTls {
-    /// Not at all: for a relay on this machine.
-    None,
-    /// STARTTLS, required.
-    Starttls,
-    /// TLS from the first byte.
-    Implicit,
-}
-
-/// How the daemon logs in at a relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RelayAuth {
-    /// The best mechanism the relay offers.
-    Auto,
-    /// AUTH PLAIN.
-    Plain,
-    /// AUTH LOGIN.
-    Login,
-}
-
-/// A server that mail is handed to.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Relay {
-    /// What operators call it.
-    pub name: String,
-    /// Its host name or address.
-    pub host: String,
-    /// Its port.
-    #[serde(default = "submission_port")]
-    pub port: u16,
-    /// How the connection is protected.
-    #[serde(default = "starttls")]
-    pub tls: RelayTls,
-    /// A PEM file of certificates to trust besides the system's.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// How to log in.
-    #[serde(default = "auto")]
-    pub auth: RelayAuth,
-    /// The login name; with none, no login.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// The password: text, `{ env = "NAME" }` or `{ file = "PATH" }`.
-    #[serde(default)]
-    pub password: Option<Secret>,
-    /// How many connections are open at once.
-    #[serde(default = "eight")]
-    pub connections: u32,
-    /// Copies a second over all its connections; with none, no limit of its own.
-    #[serde(default)]
-    pub per_second: Option<f64>,
-    /// How many copies may go at once after a quiet second.
-    #[serde(default)]
-    pub burst: Option<u32>,
-    /// After how many copies a connection is closed and made anew.
-    #[serde(default = "thousand")]
-    pub messages_per_connection: u32,
-}
-
-fn submission_port() -> u16 {
-    587
-}
-fn starttls() -> RelayTls {
-    RelayTls::Starttls
-}
-fn auto() -> RelayAuth {
-    RelayAuth::Auto
-}
-fn eight() -> u32 {
-    8
-}
-fn thousand() -> u32 {
-    1000
-}
-
 section! {
     /// The built-in mailbox, which takes all mail when no relay is configured.
     Mailbox {
@@ -221,6 +145,8 @@ section! {
         burst: Option<u32> = None,
         /// Limits of single providers.
         provider: Vec<ProviderLimit> = Vec::new(),
+        /// Ramps for relays that providers do not know yet.
+        warm_up: Vec<WarmUp> = Vec::new(),
     }
 }
 
@@ -230,11 +156,30 @@ section! {
 pub struct ProviderLimit {
     /// The provider's name in the provider table.
     pub name: String,
-    /// Copies a second.
-    pub per_second: f64,
+    /// Copies a second, over all relays; with none, no limit of its own.
+    #[serde(default)]
+    pub per_second: Option<f64>,
     /// How many copies may go at once after a quiet second.
     #[serde(default)]
     pub burst: Option<u32>,
+    /// The most connections that work for it at once, at each relay; with none, the provider table's.
+    #[serde(default)]
+    pub connections: Option<u32>,
+}
+
+/// How many copies a relay may bring to a provider on each of its first days.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmUp {
+    /// The relay's name.
+    pub relay: String,
+    /// The provider's name in the provider table; with none, each that no other ramp of the relay
+    /// names.
+    #[serde(default)]
+    pub provider: Option<String>,
+    /// Copies on the first day that the two are used together, on the second, and so on; after the
+    /// last there is no such limit.
+    pub copies_per_day: Vec<u32>,
 }
 
 /// What becomes of a send whose time has passed when a daemon could begin with it.
@@ -245,6 +190,32 @@ pub enum MissedSchedule {
     Send,
     /// It waits for an operator.
     Hold,
+}
+
+section! {
+    /// When a relay, or a provider at a relay, is left alone, and for how long. More than half of at
+    /// least twenty outcomes refused for now trips a breaker; so does a relay that cannot be reached.
+    #[derive(Copy)]
+    Breakers {
+        /// Outcomes of this time are looked at together.
+        #[serde(with = "duration")]
+        window: Duration = Duration::from_mins(5),
+        /// How long one connection goes on at first.
+        #[serde(with = "duration")]
+        throttle_for: Duration = Duration::from_mins(1),
+        /// How long nothing goes when that did not help; twice as long each time.
+        #[serde(with = "duration")]
+        open_for: Duration = Duration::from_mins(1),
+        /// Up to this.
+        #[serde(with = "duration")]
+        open_for_max: Duration = Duration::from_mins(30),
+        /// How long a relay rests that cannot be reached; twice as long each time.
+        #[serde(with = "duration")]
+        rest: Duration = Duration::from_secs(1),
+        /// Up to this.
+        #[serde(with = "duration")]
+        rest_max: Duration = Duration::from_mins(1),
+    }
 }
 
 section! {

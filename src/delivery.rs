@@ -10,8 +10,10 @@
 //! * every write names the claim it acts under;
 //! * limits, policy, gates and tallies are pure: no clock, no database, no network.
 
+pub mod breaker;
 pub mod clock;
 pub mod compose;
+pub mod concurrency;
 pub mod conductor;
 pub mod connection;
 pub mod content;
@@ -32,11 +34,13 @@ pub mod preflight;
 pub mod queue;
 pub mod recovery;
 pub mod rehearsed;
+pub mod relay;
 pub mod restored;
 pub mod shedding;
 pub mod status;
 pub mod suspension;
 pub mod tallies;
 pub mod tally;
+pub mod token_command;
 pub mod uncertain;
 pub mod view;

@@ -224,7 +224,7 @@ async fn watch(
         let edition =
             control::find(db, newsletter.id, number).await?.context("the issue is gone")?;
         let cell = tallies::load(db, edition.id).await?.total();
-        let limit = daemon.engine().dispatch().limited_by().describe();
+        let limit = daemon.engine().dispatch().limited_by(&daemon.context().providers);
         let line = format!(
             "accepted {}, deferred {}, rejected {}, skipped {}; stage {}; held by: {limit}",
             cell.get(CopyState::Accepted),

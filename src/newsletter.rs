@@ -13,7 +13,7 @@ use crate::{
 
 record! {
     /// A newsletter and how it presents itself.
-    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    #[derive(Debug, Clone, PartialEq, Serialize)]
     pub struct Newsletter {
         /// Its row.
         pub id: NewsletterId,
@@ -40,6 +40,8 @@ record! {
         pub postal_address: String,
         /// The colour of links and buttons, `#rrggbb`.
         pub accent_color: String,
+        /// How many copies of its issues may leave a second; none for no limit of its own.
+        pub per_second: Option<f64>,
         /// When it was created.
         pub created_at: Timestamp,
     }
@@ -86,6 +88,7 @@ pub const SETTINGS: &[&str] = &[
     "language",
     "postal_address",
     "accent_color",
+    "per_second",
 ];
 
 /// Creates a newsletter; what is not given starts with a sensible value.
@@ -163,6 +166,9 @@ pub async fn set(
         "language" => "UPDATE newsletter SET language = $2 WHERE slug = $1",
         "postal_address" => "UPDATE newsletter SET postal_address = $2 WHERE slug = $1",
         "accent_color" => "UPDATE newsletter SET accent_color = $2 WHERE slug = $1",
+        "per_second" => {
+            "UPDATE newsletter SET per_second = CAST(nullif($2, '') AS REAL) WHERE slug = $1"
+        }
         _ => {
             return Err(NewsletterError::Invalid(format!(
                 "`{key}` is not a setting of a newsletter; those are: {}",
@@ -207,6 +213,10 @@ fn check(key: &str, value: &str) -> Result<(), NewsletterError> {
                 invalid("write a colour like #1f5fbf")
             }
         }
+        "per_second" if !value.is_empty() => match value.parse::<f64>() {
+            Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(()),
+            _ => invalid("write copies a second, like 20 or 0.5, or nothing for no limit"),
+        },
         "language" if !value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
             invalid("write a language tag like en or de-AT")
         }

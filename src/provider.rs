@@ -51,6 +51,10 @@ pub struct Provider {
     /// lies below it.
     #[serde(default)]
     pub mx: Vec<String>,
+    /// The most connections that may work for it at once, at each relay; none for as many as a relay
+    /// has. `[[limits.provider]]` in the configuration goes before it.
+    #[serde(default)]
+    pub connections: Option<u32>,
 }
 
 /// Why a provider table cannot be used.
@@ -163,6 +167,7 @@ impl Providers {
                 title: "Other".into(),
                 domains: Vec::new(),
                 mx: Vec::new(),
+                connections: None,
             });
         }
         entries.sort_by_key(|p| p.id);

@@ -228,6 +228,9 @@ async fn sink(
 fn stand_in(relay: &Relay, sink: &Sink) -> Relay {
     Relay {
         name: relay.name.clone(),
+        priority: relay.priority,
+        weight: relay.weight,
+        connection_age: relay.connection_age,
         connections: relay.connections,
         per_second: relay.per_second,
         burst: relay.burst,
@@ -248,12 +251,23 @@ fn scaled(config: &Config, speed: u32) -> Config {
     limits.burst = limits.per_second.map_or(limits.burst, |rate| burst(rate, limits.burst));
     limits.per_second = limits.per_second.map(|rate| rate * factor);
     for limit in &mut limits.provider {
-        limit.burst = burst(limit.per_second, limit.burst);
-        limit.per_second *= factor;
+        limit.burst = limit.per_second.map_or(limit.burst, |rate| burst(rate, limit.burst));
+        limit.per_second = limit.per_second.map(|rate| rate * factor);
     }
     for relay in &mut config.relay {
         relay.burst = relay.per_second.map_or(relay.burst, |rate| burst(rate, relay.burst));
         relay.per_second = relay.per_second.map(|rate| rate * factor);
+    }
+    let breakers = &mut config.breakers;
+    for time in [
+        &mut breakers.window,
+        &mut breakers.throttle_for,
+        &mut breakers.open_for,
+        &mut breakers.open_for_max,
+        &mut breakers.rest,
+        &mut breakers.rest_max,
+    ] {
+        *time /= speed;
     }
     let sending = &mut config.sending;
     sending.undo_window = Duration::ZERO;

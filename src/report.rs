@@ -23,8 +23,7 @@ pub use overview::{IssueLine, latest_issues};
 pub use pace::{Pace, Percentiles, Rate};
 pub use replies::ReplyGroup;
 pub use status::{
-    HaltStatus, IssueStatus, ProviderStatus, StageStatus, Uncertain, issue_status, name_provider,
-    outcome,
+    HaltStatus, IssueStatus, ProviderStatus, StageStatus, Uncertain, issue_status, outcome,
 };
 pub use timeline::{CopyLine, ServiceLine, Timeline, timeline};
 

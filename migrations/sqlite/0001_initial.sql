@@ -28,6 +28,7 @@ CREATE TABLE newsletter (
     language        TEXT    NOT NULL,
     postal_address  TEXT    NOT NULL,
     accent_color    TEXT    NOT NULL,
+    per_second      REAL,
     created_at      INTEGER NOT NULL
 ) STRICT;
 
@@ -312,6 +313,17 @@ CREATE INDEX inbound_mail_by_subscriber ON inbound_mail (subscriber_id)
 CREATE TABLE rate_limit (
     name TEXT    NOT NULL PRIMARY KEY,
     tat  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How far each relay and provider under a warm-up ramp have come: the first day that they were used
+-- together, and the copies of the latest day. Days are counted from the Unix epoch, in UTC.
+CREATE TABLE warm_up (
+    relay     TEXT    NOT NULL,
+    provider  INTEGER NOT NULL,
+    first_day INTEGER NOT NULL,
+    day       INTEGER NOT NULL,
+    copies    INTEGER NOT NULL,
+    PRIMARY KEY (relay, provider)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE relay_state (

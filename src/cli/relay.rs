@@ -16,11 +16,11 @@ use crate::{
     app::relay_to,
     config::{Config, Relay, RelayTls},
     delivery::{
-        engine,
-        status::{self, RelayState},
+        relay,
+        status::{self, BreakerState, RelayState},
         suspension::{self, Suspension},
     },
-    smtp::client::{Capabilities, Session},
+    smtp::client::Capabilities,
     timestamp::Timestamp,
 };
 
@@ -102,6 +102,8 @@ struct Listed {
     name: String,
     address: String,
     tls: RelayTls,
+    priority: u32,
+    weight: f64,
     connections: u32,
     per_second: Option<f64>,
     /// What the running daemon last found; none when no daemon runs.
@@ -123,6 +125,8 @@ async fn list(context: &Context, format: Format) -> anyhow::Result<()> {
             address: format!("{}:{}", relay.host, relay.port),
             name: relay.name,
             tls: relay.tls,
+            priority: relay.priority,
+            weight: relay.weight,
             connections: relay.connections,
             per_second: relay.per_second,
         })
@@ -130,19 +134,39 @@ async fn list(context: &Context, format: Format) -> anyhow::Result<()> {
     if format.json {
         return Ok(output::json(&listed)?);
     }
-    let headings = ["name", "address", "tls", "connections", "per second", "state"];
-    let mut table = Table::new(&headings).numbers(&[3, 4]);
+    let headings = [
+        "name",
+        "address",
+        "tls",
+        "priority",
+        "weight",
+        "connections",
+        "per second",
+        "state",
+        "limited by",
+    ];
+    let mut table = Table::new(&headings).numbers(&[3, 4, 5, 6]);
     for relay in &listed {
+        let limited_by = relay.state.as_ref().map(|state| state.limited_by.as_str());
         table.row([
             relay.name.clone(),
             relay.address.clone(),
             tls(relay.tls).to_owned(),
+            relay.priority.to_string(),
+            relay.weight.to_string(),
             relay.connections.to_string(),
             relay.per_second.map_or_else(|| "-".to_owned(), |rate| rate.to_string()),
             in_words(relay),
+            limited_by.unwrap_or("-").to_owned(),
         ]);
     }
     table.print("")?;
+    for relay in &listed {
+        let breakers = relay.state.iter().flat_map(|state| &state.breakers);
+        for breaker in breakers.filter(|breaker| breaker.is_notable()) {
+            say(format!("{}: {}", relay.name, breaker.describe()));
+        }
+    }
     match engine {
         Some(engine) => say(format!("what holds mail back now: {}", engine.limited_by)),
         None => say("no daemon runs; `postrider relay check` asks the servers themselves"),
@@ -164,7 +188,9 @@ fn in_words(relay: &Listed) -> String {
     }
     match &relay.state {
         None => "not known".to_owned(),
-        Some(state) if state.good => "good".to_owned(),
+        Some(state) if state.good => {
+            state.breaker().map_or_else(|| "good".to_owned(), BreakerState::describe)
+        }
         Some(RelayState { last_failure: Some((at, what)), .. }) => {
             format!("fails since {}: {what}", time(*at))
         }
@@ -212,12 +238,12 @@ pub(super) async fn ask(config: &Config, relay: &Relay) -> Checked {
     let opened = async {
         let (settings, all) = (relay.clone(), config.clone());
         // Certificates are read from files.
-        let endpoint = tokio::task::spawn_blocking(move || engine::endpoint(&settings, &all));
-        let mut endpoint = endpoint.await.map_err(|error| error.to_string())??;
-        let deadlines = &mut endpoint.deadlines;
+        let relay = tokio::task::spawn_blocking(move || relay::Relay::new(0, &settings, &all));
+        let mut relay = relay.await.map_err(|error| error.to_string())??;
+        let deadlines = &mut relay.endpoint.deadlines;
         deadlines.connect = deadlines.connect.min(CHECK_STEP_MAX);
         deadlines.greeting = deadlines.greeting.min(CHECK_STEP_MAX);
-        Session::connect(&endpoint).await.map_err(|error| error.to_string())
+        relay.connect().await.map_err(|error| error.to_string())
     };
     match tokio::time::timeout(CHECK_MAX, opened).await {
         Ok(Ok(session)) => {

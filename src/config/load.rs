@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Relay, RelayTls, Secret};
+use super::{Config, Relay, RelayAuth, RelayTls, Secret};
 
 /// The example file, which lists every key with its default.
 pub const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -61,7 +61,9 @@ impl Config {
     fn resolve_paths(&mut self, folder: &Path) {
         let relay_files = self.relay.iter_mut().flat_map(|relay| {
             let password = relay.password.as_mut().and_then(Secret::file_mut);
-            relay.ca_file.iter_mut().chain(password)
+            let files =
+                [&mut relay.ca_file, &mut relay.client_cert_file, &mut relay.client_key_file];
+            files.into_iter().flatten().chain(password)
         });
         let paths = std::iter::once(&mut self.data_folder)
             .chain(&mut self.template_folder)
@@ -108,44 +110,104 @@ impl Config {
         }
         let rates =
             [self.limits.per_second].into_iter().chain(self.relay.iter().map(|r| r.per_second));
-        let provider_rates = self.limits.provider.iter().map(|limit| Some(limit.per_second));
+        let provider_rates = self.limits.provider.iter().map(|limit| limit.per_second);
         for rate in rates.chain(provider_rates).flatten() {
             if !(rate > 0.0 && rate.is_finite()) {
                 return fail("per_second", "must be more than nothing; leave it out for no limit");
             }
         }
+        if self.relay.len() > crate::delivery::dispatch::RELAYS_MAX {
+            return fail("relay", "there are more relays than can be used");
+        }
         for (index, relay) in self.relay.iter().enumerate() {
             self.check_relay(index, relay)?;
+        }
+        self.check_limits()
+    }
+
+    fn check_limits(&self) -> Result<(), (&'static str, String)> {
+        for limit in &self.limits.provider {
+            if limit.connections == Some(0) {
+                return Err(("connections", format!("`{}` needs at least one", limit.name)));
+            }
+        }
+        for (index, ramp) in self.limits.warm_up.iter().enumerate() {
+            let same = |other: &super::WarmUp| {
+                (&other.relay, &other.provider) == (&ramp.relay, &ramp.provider)
+            };
+            if self.limits.warm_up[..index].iter().any(same) {
+                return Err((
+                    "relay",
+                    format!("two ramps for relay `{}` and one provider", ramp.relay),
+                ));
+            }
+            if self.relay.iter().all(|relay| relay.name != ramp.relay) {
+                return Err(("relay", format!("there is no relay `{}` to warm up", ramp.relay)));
+            }
+            if ramp.copies_per_day.is_empty() || ramp.copies_per_day.contains(&0) {
+                let problem = "needs at least one day, and at least one copy on each".to_owned();
+                return Err(("copies_per_day", problem));
+            }
         }
         Ok(())
     }
 
     fn check_relay(&self, index: usize, relay: &Relay) -> Result<(), (&'static str, String)> {
-        if self.relay[..index].iter().any(|other| other.name == relay.name) {
-            return Err(("name", format!("two relays are called `{}`", relay.name)));
+        let name = &relay.name;
+        if self.relay[..index].iter().any(|other| other.name == *name) {
+            return Err(("name", format!("two relays are called `{name}`")));
         }
         if relay.connections == 0 || relay.messages_per_connection == 0 {
-            return Err(("connections", format!("relay `{}` needs at least one", relay.name)));
+            return Err(("connections", format!("relay `{name}` needs at least one")));
         }
-        match (&relay.username, &relay.password) {
-            (None, None) => Ok(()),
-            (Some(_), Some(password)) => {
-                if relay.tls == RelayTls::None && !is_loopback(&relay.host) {
-                    let problem = format!(
-                        "relay `{}` would get its password in the clear; use starttls or implicit",
-                        relay.name
-                    );
-                    return Err(("tls", problem));
-                }
-                let named = |problem| ("password", format!("relay `{}`: {problem}", relay.name));
-                password.reveal().map(|_| ()).map_err(named)
-            }
-            _ => Err((
-                "username",
-                format!("relay `{}` needs both a name and a password", relay.name),
-            )),
+        if !(relay.weight > 0.0 && relay.weight.is_finite()) {
+            return Err(("weight", format!("relay `{name}` needs one above 0")));
         }
+        if relay.client_cert_file.is_some() != relay.client_key_file.is_some() {
+            let problem = format!("relay `{name}` needs both a certificate and its key");
+            return Err(("client_cert_file", problem));
+        }
+        if relay.client_cert_file.is_some() && relay.tls == RelayTls::None {
+            let problem = format!("relay `{name}` shows a certificate only in TLS");
+            return Err(("client_cert_file", problem));
+        }
+        check_login(relay)
     }
+}
+
+fn check_login(relay: &Relay) -> Result<(), (&'static str, String)> {
+    let name = &relay.name;
+    let by_token = relay.auth == RelayAuth::Xoauth2;
+    match &relay.token_command {
+        Some(command) if !by_token || command.is_empty() => {
+            let problem = format!(
+                "relay `{name}` uses a command, of at least one word, only with \
+                                   auth = \"xoauth2\""
+            );
+            return Err(("token_command", problem));
+        }
+        None if by_token && relay.password.is_none() => {
+            let problem = format!("relay `{name}` needs a token_command to log in with xoauth2");
+            return Err(("auth", problem));
+        }
+        Some(_) if relay.password.is_some() => {
+            let problem = format!("relay `{name}` has both a password and a token_command");
+            return Err(("token_command", problem));
+        }
+        _ => {}
+    }
+    let has_secret = relay.password.is_some() || relay.token_command.is_some();
+    if relay.username.is_some() != has_secret {
+        let problem = format!("relay `{name}` needs both a name and a password");
+        return Err(("username", problem));
+    }
+    if has_secret && relay.tls == RelayTls::None && !is_loopback(&relay.host) {
+        let problem =
+            format!("relay `{name}` would get its password in the clear; use starttls or implicit");
+        return Err(("tls", problem));
+    }
+    let named = |problem| ("password", format!("relay `{name}`: {problem}"));
+    relay.password.as_ref().map_or(Ok(()), |password| password.reveal().map(drop).map_err(named))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -255,6 +317,24 @@ mod tests {
         assert!(error.contains("in the clear"), "{error}");
         let config = Config::parse(relay, "config.toml").unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_a_relay_cannot_do_is_said() {
+        let relay =
+            |keys: &str| error_of(&format!("[[relay]]\nname = \"r\"\nhost = \"h\"\n{keys}"));
+        for (keys, said) in [
+            ("weight = 0.0", ":4: weight: relay `r` needs one above 0"),
+            ("client_cert_file = \"a\"", "client_cert_file: relay `r` needs both"),
+            ("auth = \"xoauth2\"\nusername = \"u\"", ":4: auth: relay `r` needs a token_command"),
+            ("username = \"u\"\ntoken_command = [\"t\"]", "only with auth = \"xoauth2\""),
+            ("[[limits.warm_up]]\nrelay = \"s\"\ncopies_per_day = [1]", "there is no relay `s`"),
+            ("[[limits.warm_up]]\nrelay = \"r\"\ncopies_per_day = []", "at least one day"),
+            ("[[limits.provider]]\nname = \"google\"\nconnections = 0", "needs at least one"),
+        ] {
+            let error = relay(keys);
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

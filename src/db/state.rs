@@ -171,6 +171,8 @@ states! {
         Warned = 24 "warned",
         /// A second person approved of the send.
         Approved = 25 "approved",
+        /// Mail goes to a relay or a provider at a relay again.
+        BreakerClosed = 26 "breaker_closed",
     }
 }
 

@@ -21,9 +21,9 @@ pub use self::{
     motion::{Course, InMotion, in_motion},
 };
 use super::{
-    connection::Relay,
     dispatch::Dispatch,
     ledger::Ledger,
+    relay::Relay,
     shedding::{Level, Shedding},
     tallies::{self, Tallies},
     tally::Tally,
@@ -110,6 +110,7 @@ impl Conductor {
         memories.retain(|id, _| issues.iter().any(|issue| issue.id == *id));
         let now = Timestamp::now();
         for issue in &issues {
+            self.dispatch.limit_newsletter(issue.newsletter_id, issue.per_second);
             let memory = memories.entry(issue.id).or_default();
             match issue.state {
                 IssueState::Scheduled => self.start_when_due(issue, now).await?,

@@ -3,23 +3,31 @@
 //!
 //! While one slice of copies is being sent the next one is handed off, so the wire does not wait for
 //! the disk. A slice is a fifth of a second of this connection's work at most, so that a pause, a stop
-//! or a lost connection finds few copies on their way.
+//! or a lost connection finds few copies on their way; and when a server takes its time over one copy,
+//! or a breaker opens, the others go back, to be sent by somebody else.
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+mod hand;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tracing::{debug, error, warn};
 
+use self::hand::Hand;
 use super::{
     compose::{Composer, Prepared},
-    dispatch::Dispatch,
-    health::Health,
+    dispatch::{Dispatch, Report, Wrong},
     journal::Journal,
     lease::{Lease, Term},
     ledger::Ledger,
-    policy::{self, Decision, Schedule},
+    limits::Way,
+    policy::{self, Decision, Schedule, Signal},
     queue::{Handed, Settlement},
+    relay::{ConnectError, Relay},
 };
 use crate::{
     db::state::{CopyState, EventKind},
@@ -27,9 +35,12 @@ use crate::{
     fail_point,
     id::{CopyId, NodeId},
     provider::ProviderId,
-    smtp::client::{
-        CloseReason, Endpoint, Envelope, Outgoing, Phase, Session, SessionState, Timings,
-        Transaction, Verdict, WireError,
+    smtp::{
+        client::{
+            CloseReason, Envelope, Outgoing, Phase, Session, SessionState, Timings, Transaction,
+            Verdict, WireError,
+        },
+        reply::Reply,
     },
     timestamp::Timestamp,
 };
@@ -39,6 +50,8 @@ use crate::{
 const SLICE_MAX: u32 = 256;
 /// How much work a slice should be.
 const SLICE_TIME: Duration = Duration::from_millis(200);
+/// A copy that takes longer than this no longer keeps the others of its slice.
+const SLOW_COPY: Duration = Duration::from_secs(1);
 
 /// What all connections of all relays share.
 pub struct Shared {
@@ -62,60 +75,68 @@ pub struct Shared {
     pub sessions: std::sync::atomic::AtomicI64,
 }
 
-/// One relay as its connections see it.
-pub struct Relay {
-    /// Its number in the dispatch.
-    pub index: usize,
-    /// What operators call it.
-    pub name: String,
-    /// Where it is and how it is spoken to.
-    pub endpoint: Endpoint,
-    /// After how many copies a connection is made anew.
-    pub messages_per_connection: u64,
-    /// Whether it can be reached, over all its connections.
-    pub health: Health,
+impl Shared {
+    /// Writes what became of a copy.
+    async fn settle(&self, handed: &Handed, decision: Decision, event: Option<Event>) {
+        let claimed = &handed.claimed;
+        let settlement = Settlement {
+            copy: claimed.copy,
+            claim: claimed.claim,
+            state: decision.state,
+            attempts: claimed.attempts + i64::from(decision.counts),
+            due_at: decision.due_at,
+            reason: decision.reason,
+            event,
+            class: decision.class,
+            stage: claimed.stage,
+            provider: claimed.provider,
+        };
+        if self.ledger.settle(settlement).await.is_err() {
+            debug!(copy = %claimed.copy, "the ledger has stopped; the journal keeps the outcome");
+        }
+    }
 }
 
-/// Copies that were handed off together, and the term of the lease in which that was.
-type Slice = (Term, Vec<Handed>);
+/// A slice that was handed off, in which term of the lease, and the limits it was taken from; none
+/// when the request was withdrawn. Nothing at all when there will be no more.
+type Fetched = Option<Option<(Way, Term, Vec<Handed>)>>;
 
 /// One worker; see the module.
 pub struct Connection {
     shared: Arc<Shared>,
     relay: Arc<Relay>,
-    /// Whether it sends service mail only.
-    reserved: bool,
+    /// Its number in the dispatch.
+    worker: usize,
     session: Option<Session>,
     number: i64,
-    ready: VecDeque<Handed>,
-    /// The term of the lease in which `ready` was handed off.
-    term: Term,
-    coming: Option<JoinHandle<Option<Slice>>>,
+    hand: Hand,
+    coming: Option<JoinHandle<Fetched>>,
     per_copy: Duration,
     body: Vec<u8>,
     /// The envelope that went out with the last body, for the copy that comes next.
     opened: Option<(CopyId, Envelope)>,
     /// The copy that is being made or sent, until its outcome is with the ledger.
     current: Option<Handed>,
+    /// How often breakers had opened when they were asked last.
+    openings: u64,
 }
 
 impl Connection {
-    /// A worker for `relay` without a session yet.
+    /// A worker for `relay` without a session yet; a reserved one sends service mail only.
     pub fn new(shared: Arc<Shared>, relay: Arc<Relay>, reserved: bool) -> Self {
-        let term = shared.lease.term();
         Self {
+            worker: shared.dispatch.add_worker(relay.index, reserved),
             shared,
             relay,
-            reserved,
             session: None,
             number: 0,
-            ready: VecDeque::new(),
-            term,
+            hand: Hand::default(),
             coming: None,
             per_copy: Duration::from_millis(20),
             body: Vec::new(),
             opened: None,
             current: None,
+            openings: 0,
         }
     }
 
@@ -131,14 +152,12 @@ impl Connection {
             self.after_panic().await;
         }
         self.give_back_all().await;
-        if let Some(session) = self.session.take() {
-            session.quit().await;
-        }
+        self.close().await;
     }
 
     async fn work(&mut self) {
         while self.fill().await {
-            if !self.connected().await {
+            if self.is_held() || !self.connected().await {
                 self.give_back_all().await;
                 continue;
             }
@@ -149,8 +168,7 @@ impl Connection {
     /// Settles the copy that was under way when this task failed, by what the journal knows of it,
     /// as after a crash; queues the others again.
     async fn after_panic(&mut self) {
-        self.session = None;
-        self.opened = None;
+        self.hang_up();
         if let Some(handed) = self.current.take() {
             let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
             let verdict = self
@@ -166,28 +184,29 @@ impl Connection {
                 bytes: 0,
             };
             self.conclude(&handed, &transaction, true, Duration::ZERO).await;
+            self.hand.through(&self.shared, self.worker);
         }
         self.give_back_all().await;
     }
 
-    /// Makes sure a copy is ready; false when there will be none any more.
+    /// Makes sure a copy is in hand; false when there will be none any more.
     async fn fill(&mut self) -> bool {
-        while self.ready.is_empty() {
+        while self.hand.is_empty() {
             let mut coming = match self.coming.take() {
                 Some(coming) => coming,
                 None => self.fetch(),
             };
-            let in_time = tokio::time::timeout(self.shared.idle, &mut coming).await;
-            let came = if let Ok(came) = in_time {
+            let came = if let Ok(came) = timeout(self.shared.idle, &mut coming).await {
                 came
             } else {
-                if let Some(session) = self.session.take() {
-                    session.quit().await;
-                }
+                self.close().await;
                 coming.await
             };
             match came {
-                Ok(Some(slice)) => self.receive(slice).await,
+                Ok(Some(Some(slice))) => {
+                    self.hand.add(&self.shared, self.worker, slice);
+                }
+                Ok(Some(None)) => {}
                 Ok(None) => return false,
                 Err(error) if error.is_cancelled() => return false,
                 Err(error) => error!(%error, "a task that fetches copies failed; another is begun"),
@@ -197,31 +216,23 @@ impl Connection {
     }
 
     /// Asks for the next slice and hands it off, aside.
-    fn fetch(&self) -> JoinHandle<Option<Slice>> {
+    fn fetch(&self) -> JoinHandle<Fetched> {
         let shared = Arc::clone(&self.shared);
-        let (relay, reserved) = (self.relay.index, self.reserved);
+        let (relay, worker) = (self.relay.index, self.worker);
         let fitting = SLICE_TIME.as_micros() / self.per_copy.as_micros().max(1);
         let wanted = u32::try_from(fitting).unwrap_or(SLICE_MAX).clamp(1, SLICE_MAX);
         tokio::spawn(async move {
-            let taken = shared.dispatch.take(relay, wanted, reserved).await?;
-            let count = taken.len() as u32;
-            let provider = taken.first().map_or(0, |copy| copy.provider);
+            let grant = shared.dispatch.take(worker, wanted).await?;
+            let Some(provider) = grant.copies.first().map(|copy| copy.provider) else {
+                return Some(None);
+            };
+            let count = grant.copies.len() as u32;
             let term = shared.lease.term();
-            let handed = shared.ledger.hand_off(taken).await.ok()?;
-            shared.dispatch.refund(relay, provider, count - handed.len() as u32);
-            Some((term, handed))
+            let handed = shared.ledger.hand_off(grant.copies).await.ok()?;
+            let way = Way { relay, provider, newsletter: grant.newsletter };
+            shared.dispatch.refund(way, count - handed.len() as u32);
+            Some(Some((way, term, handed)))
         })
-    }
-
-    /// Takes over a slice, unless the lease ran out since it was handed off.
-    async fn receive(&mut self, (term, handed): Slice) {
-        if self.ready.is_empty() {
-            self.term = term;
-        }
-        self.ready.extend(handed);
-        if self.term != term {
-            self.give_back_ready().await;
-        }
     }
 
     /// Takes the slice that is being fetched, if it is there already.
@@ -229,58 +240,89 @@ impl Connection {
         if self.coming.is_none() {
             self.coming = Some(self.fetch());
         }
-        if self.ready.len() < 2
+        if self.hand.len() < 2
             && let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
-            && let Ok(Some(slice)) = coming.await
+            && let Ok(Some(Some(slice))) = coming.await
         {
-            self.receive(slice).await;
+            self.hand.add(&self.shared, self.worker, slice);
         }
+    }
+
+    /// Whether a breaker has opened for what is in hand.
+    fn is_held(&mut self) -> bool {
+        let openings = self.shared.dispatch.openings();
+        if self.openings == openings && !self.hand.is_new_slice() {
+            return false;
+        }
+        self.openings = openings;
+        openings > 0 && self.shared.dispatch.is_held(self.worker)
     }
 
     /// Makes sure there is a session that can take a copy; false when the relay cannot be reached.
     async fn connected(&mut self) -> bool {
         if let Some(session) = &mut self.session {
-            let worn = session.messages_sent() >= self.relay.messages_per_connection;
-            if session.holds_envelope() || (!worn && session.is_alive().await) {
+            let envelope_is_out = session.holds_envelope();
+            if envelope_is_out || (!self.relay.is_worn(session) && session.is_alive().await) {
                 return true;
             }
-            if let Some(session) = self.session.take() {
-                session.quit().await;
-            }
+            self.close().await;
         }
-        if self.relay.health.rests(Timestamp::now()) {
-            return false;
-        }
-        match Session::connect(&self.relay.endpoint).await {
+        match self.relay.connect().await {
             Ok(session) => {
                 self.relay.health.reached();
+                self.shared.dispatch.connected(self.relay.index);
                 self.number =
                     self.shared.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.session = Some(session);
                 true
             }
             Err(error) => {
-                let rest = self.relay.health.failed(&error, Timestamp::now());
-                warn!(
-                    relay = %self.relay.name,
-                    error = %error,
-                    rest_ms = rest.as_millis() as u64,
-                    "a relay cannot be used; it is left alone for a while"
-                );
-                self.shared.dispatch.rest(self.relay.index, Timestamp::now().plus(rest));
+                self.unreachable(&error);
                 false
             }
         }
     }
 
+    fn unreachable(&mut self, error: &ConnectError) {
+        self.relay.health.failed(error, Timestamp::now());
+        warn!(
+            relay = %self.relay.name,
+            error = %error,
+            "a relay cannot be used; it is left alone for a while"
+        );
+        let report = Report {
+            fine: self.hand.take_fine(),
+            wrong: Wrong::Relay,
+            closing: false,
+            hit: None,
+            cause: error.to_string(),
+        };
+        self.shared.dispatch.unreachable(self.worker, &report);
+    }
+
+    /// Says goodbye, if there is anybody to say it to.
+    async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.shared.dispatch.disconnected(self.relay.index);
+            session.quit().await;
+        }
+    }
+
+    /// Drops the session as it is.
+    fn hang_up(&mut self) {
+        if self.session.take().is_some() {
+            self.shared.dispatch.disconnected(self.relay.index);
+        }
+    }
+
     async fn send_next(&mut self) {
         self.top_up().await;
-        if !self.shared.lease.holds(self.term, Timestamp::now()) {
+        let Some(term) = self.hand.term() else { return };
+        if !self.shared.lease.holds(term, Timestamp::now()) {
             warn!("the lease ran out: what was handed off before is not sent, but queued again");
-            self.session.take_if(|session| session.holds_envelope());
-            return self.give_back_ready().await;
+            return self.give_back_all().await;
         }
-        let Some(handed) = self.ready.pop_front() else { return };
+        let Some(handed) = self.hand.pop() else { return };
         self.current = Some(handed.clone());
         let prepared = match self.shared.composer.prepare(&handed).await {
             Ok(prepared) => prepared,
@@ -294,17 +336,19 @@ impl Connection {
             return self.unsendable(&handed, error).await;
         }
         let Some(session) = self.session.as_mut() else {
-            return self.settle(&handed, policy::untried(Timestamp::now()), None).await;
+            self.current = None;
+            self.shared.settle(&handed, policy::untried(Timestamp::now()), None).await;
+            return self.hand.through(&self.shared, self.worker);
         };
-        let last = session.messages_sent() + 1 >= self.relay.messages_per_connection;
+        let last = self.relay.is_last_message(session);
         let next: Option<Envelope> =
-            self.ready.front().filter(|_| !last).map(|next| self.shared.composer.envelope(next));
+            self.hand.front().filter(|_| !last).map(|next| self.shared.composer.envelope(next));
         let fresh = session.messages_sent() == 0;
         let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
         let journal = &self.shared.journal;
         let started = Instant::now();
         let outgoing = Outgoing { envelope: &envelope, body: &self.body };
-        let (lease, term) = (&self.shared.lease, self.term);
+        let lease = &self.shared.lease;
         let before_dot = || {
             fail_point::reach("dot.before");
             if !lease.holds(term, Timestamp::now()) {
@@ -314,18 +358,32 @@ impl Connection {
             fail_point::reach("dot.journalled");
             Ok(())
         };
-        let transaction = session.transact(&outgoing, next.as_ref(), before_dot).await;
+        let transaction = {
+            let transact = session.transact(&outgoing, next.as_ref(), before_dot);
+            tokio::pin!(transact);
+            match timeout(SLOW_COPY, &mut transact).await {
+                Ok(transaction) => transaction,
+                Err(_) => {
+                    self.shared.dispatch.stop_waiting(self.worker);
+                    // The envelope of the next one may be out.
+                    let keep = usize::from(next.is_some());
+                    self.hand.give_back(&self.shared, self.worker, keep).await;
+                    transact.await
+                }
+            }
+        };
         let took = started.elapsed();
         fail_point::reach("reply.before");
         self.per_copy = (self.per_copy * 7 + took) / 8;
-        self.opened = self.ready.front().map(|next| next.claimed.copy).zip(next);
+        self.opened = self.hand.front().map(|next| next.claimed.copy).zip(next);
         self.note_reply(&transaction, copy, attempt);
         fail_point::reach("reply.journalled");
         let usable = transaction.session == SessionState::Usable;
         self.conclude(&handed, &transaction, fresh, took).await;
+        self.hand.through(&self.shared, self.worker);
         if !usable {
             debug!(relay = %self.relay.name, session = self.number, "a connection was closed");
-            self.session = None;
+            self.hang_up();
             // The envelope that was opened with the last body leads nowhere: it was never followed
             // by a message, so its copy is as it was.
         }
@@ -394,6 +452,7 @@ impl Connection {
             decision.state = CopyState::Waiting;
             decision.due_at = Some(now);
         }
+        self.signal(transaction, &decision);
         let event = decision.event.map(|kind| {
             let mut event = self.event(handed, kind, now);
             event.phase = verdict.phase().map(|phase| phase.to_string());
@@ -413,7 +472,26 @@ impl Connection {
             }
             event
         });
-        self.settle(handed, decision, event).await;
+        self.current = None;
+        self.shared.settle(handed, decision, event).await;
+    }
+
+    /// Tells breakers and concurrency how it went; what went well is told with the slice's end.
+    fn signal(&mut self, transaction: &Transaction, decision: &Decision) {
+        let verdict = &transaction.verdict;
+        let wrong = match policy::signal(verdict, decision) {
+            Signal::Fine => return self.hand.fine(),
+            Signal::Nothing => return,
+            Signal::Wrong(wrong) => wrong,
+        };
+        let report = Report {
+            fine: self.hand.take_fine(),
+            wrong,
+            closing: verdict.reply().is_some_and(Reply::is_closing),
+            hit: None,
+            cause: decision.reason.clone().unwrap_or_default(),
+        };
+        self.shared.dispatch.report(self.worker, &report);
     }
 
     fn event(&self, handed: &Handed, kind: EventKind, now: Timestamp) -> Event {
@@ -435,7 +513,9 @@ impl Connection {
     /// A copy that cannot be made: it is skipped and the others go on. If its envelope is out
     /// already, the session can carry nothing else any more.
     async fn unsendable(&mut self, handed: &Handed, why: String) {
-        self.session.take_if(|session| session.holds_envelope());
+        if self.session.as_ref().is_some_and(Session::holds_envelope) {
+            self.hang_up();
+        }
         let now = Timestamp::now();
         let event = self.event(handed, EventKind::Skipped, now).because(why.clone());
         let decision = Decision {
@@ -444,42 +524,24 @@ impl Connection {
             due_at: None,
             ..policy::untried(now)
         };
-        self.settle(handed, decision, Some(event)).await;
-    }
-
-    async fn settle(&mut self, handed: &Handed, decision: Decision, event: Option<Event>) {
         self.current = None;
-        let claimed = &handed.claimed;
-        let settlement = Settlement {
-            copy: claimed.copy,
-            claim: claimed.claim,
-            state: decision.state,
-            attempts: claimed.attempts + i64::from(decision.counts),
-            due_at: decision.due_at,
-            reason: decision.reason,
-            event,
-            class: decision.class,
-            stage: claimed.stage,
-            provider: claimed.provider,
-        };
-        if self.shared.ledger.settle(settlement).await.is_err() {
-            debug!(copy = %claimed.copy, "the ledger has stopped; the journal keeps the outcome");
-        }
+        self.shared.settle(handed, decision, Some(event)).await;
+        self.hand.through(&self.shared, self.worker);
     }
 
     /// Queues again what was handed off and not sent.
     async fn give_back_all(&mut self) {
+        self.shared.dispatch.stop_waiting(self.worker);
         if let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
-            && let Ok(Some(slice)) = coming.await
+            && let Ok(Some(Some(slice))) = coming.await
         {
-            self.receive(slice).await;
+            self.hand.add(&self.shared, self.worker, slice);
         }
-        self.give_back_ready().await;
-    }
-
-    async fn give_back_ready(&mut self) {
-        for handed in std::mem::take(&mut self.ready) {
-            self.settle(&handed, policy::untried(Timestamp::now()), None).await;
+        self.opened = None;
+        if self.session.as_ref().is_some_and(Session::holds_envelope) {
+            self.hang_up();
         }
+        self.hand.give_back(&self.shared, self.worker, 0).await;
+        self.hand.end(&self.shared, self.worker);
     }
 }

@@ -1,169 +1,251 @@
-//! Who sends what next: claimed copies on one side, connections that want work on the other, limits
-//! between them. All in memory and never waiting for anything but the clock.
+//! Who sends what next: claimed copies on one side, workers that want work on the other; limits,
+//! breakers and concurrency between them. All in memory and never waiting for anything but the clock.
 //!
-//! Connections pull. A slow relay's connections are busy and do not ask, so it attracts no work.
-//! The connection that asked last is served first: it is the one whose session is warm.
+//! Workers pull. A slow relay's workers are busy and do not ask, so it attracts no work. Among relays
+//! of one priority, scarce work goes by weight; relays of a later priority get work only for
+//! providers that no earlier one can serve now. The worker that asked last is served first: it is
+//! the one whose session is warm.
+
+mod board;
+mod lanes;
+mod limited_by;
+mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::BTreeSet,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::sync::{Notify, oneshot};
 
+use self::{board::Board, slots::Worker};
+pub use self::{
+    limited_by::{Explanation, IssueExplanation, LimitedBy, NOTHING, Names},
+    slots::RelayTerms,
+};
 use super::{
-    limits::{Allowance, LimitName, Limits},
+    breaker::{Change, Hit, State},
+    limits::{LimitName, Limits, Uses, Way},
     queue::Claimed,
 };
-use crate::{id::IssueId, timestamp::Timestamp};
+use crate::{
+    id::{IssueId, NewsletterId},
+    provider::Providers,
+    timestamp::Timestamp,
+};
 
 /// How often limited copies are released at most: tokens gather meanwhile, so that a fast limit
 /// does not cost a transaction a copy.
 const PACE: Duration = Duration::from_millis(10);
 
-/// The meeting point of claimed copies and connections.
+/// A lane that holds fewer copies than this is filled up.
+pub const LANE_LOW: usize = 2048;
+
+/// The most relays there can be.
+pub const RELAYS_MAX: usize = 64;
+
+/// The meeting point of claimed copies and workers.
 #[derive(Debug)]
 pub struct Dispatch {
-    inner: Mutex<Inner>,
+    board: Mutex<Board>,
+    relay_names: Vec<String>,
+    /// A copy of the board's count, for workers to look at between copies.
+    openings: AtomicU64,
     timer: Notify,
     hungry: Notify,
 }
 
-#[derive(Debug)]
-struct Inner {
-    limits: Limits,
-    service: VecDeque<Claimed>,
-    lanes: BTreeMap<Option<i64>, VecDeque<Claimed>>,
-    turn: usize,
-    relays: Vec<RelaySlot>,
-    wake_at: Option<Timestamp>,
-    limited_by: Option<LimitName>,
-    draining: bool,
+/// Copies for one worker: of one issue and to one provider, or one service mail.
+#[derive(Debug, Default)]
+pub struct Grant {
+    /// The copies; none when the request was withdrawn.
+    pub copies: Vec<Claimed>,
+    /// Whose limit they count against.
+    pub newsletter: Option<NewsletterId>,
 }
 
-#[derive(Debug)]
-struct RelaySlot {
-    name: String,
-    waiting: Vec<Waiting>,
-    waiting_for_service: Vec<Waiting>,
-    suspended: bool,
-    resting_until: Option<Timestamp>,
+/// A worker's word on something that did not go well.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Copies of the slice that went well and were not reported yet.
+    pub fine: u32,
+    /// What went wrong.
+    pub wrong: Wrong,
+    /// Whether the server announced that it closes the connection.
+    pub closing: bool,
+    /// What a reply rule says about it, and whom it concerns.
+    pub hit: Option<(Hit, Scope)>,
+    /// What was said, for people.
+    pub cause: String,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    wanted: u32,
-    reserved: bool,
-    reply: oneshot::Sender<Vec<Claimed>>,
+/// Where something went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// Only this copy: its reader's mailbox, or a refusal for good.
+    Copy,
+    /// The provider refuses for now, not for the sake of one mailbox.
+    Provider,
+    /// The relay refuses for now before it knows the recipient, or the connection broke.
+    Relay,
 }
 
-/// What stands between the queue and the wire at this moment.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitedBy {
-    /// Nothing is waiting to be sent.
-    NothingToSend,
-    /// A rate limit.
-    Rate(String),
-    /// Every connection is at work: the relays' speed.
-    Connections,
-    /// Relays are suspended or rest after failures; none is left.
-    Relays,
-    /// Copies are being claimed.
-    Claiming,
+/// Whom a reply rule concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The provider, at the relay that said it.
+    Provider,
+    /// The whole relay.
+    Relay,
 }
 
-impl LimitedBy {
-    /// The limit in one word, for programs; all there are in [`LimitedBy::WORDS`].
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::NothingToSend => "nothing",
-            Self::Rate(_) => "rate",
-            Self::Connections => "connections",
-            Self::Relays => "relays",
-            Self::Claiming => "claiming",
-        }
-    }
+/// A breaker's change, for the log.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// When.
+    pub at: Timestamp,
+    /// The relay's number.
+    pub relay: usize,
+    /// The provider; none for the breaker of the whole relay.
+    pub provider: Option<i64>,
+    /// What it changed to.
+    pub change: Change,
+    /// Why, for people.
+    pub cause: String,
+}
 
-    /// Every [`LimitedBy::word`].
-    pub const WORDS: &[&str] = &["nothing", "rate", "connections", "relays", "claiming"];
-
-    /// The limit in words.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::NothingToSend => "nothing is waiting to be sent".to_owned(),
-            Self::Rate(name) => format!("the rate limit of {name}"),
-            Self::Connections => "the relays: every connection is at work".to_owned(),
-            Self::Relays => {
-                "no relay takes mail: each is suspended or rests after failures".to_owned()
-            }
-            Self::Claiming => "claiming from the ledger".to_owned(),
-        }
-    }
+/// Where one relay stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whether an operator suspended it.
+    pub suspended: bool,
+    /// How many workers have copies in hand, and how many may.
+    pub in_use: u32,
+    /// See [`Standing::in_use`].
+    pub connections: u32,
+    /// Its breaker, and why it is not closed.
+    pub breaker: (State, String),
+    /// The same for every provider that is not free: provider, state, why, connections allowed.
+    pub providers: Vec<(i64, State, String, u32)>,
 }
 
 impl Dispatch {
-    /// A meeting point for the connections of `relays`, under `limits`.
-    pub fn new(relays: impl IntoIterator<Item = String>, limits: Limits) -> Self {
-        let slot = |name| RelaySlot {
-            name,
-            waiting: Vec::new(),
-            waiting_for_service: Vec::new(),
-            suspended: false,
-            resting_until: None,
-        };
-        let inner = Inner {
-            limits,
-            service: VecDeque::new(),
-            lanes: BTreeMap::new(),
-            turn: 0,
-            relays: relays.into_iter().map(slot).collect(),
-            wake_at: None,
-            limited_by: None,
-            draining: false,
-        };
-        Self { inner: Mutex::new(inner), timer: Notify::new(), hungry: Notify::new() }
+    /// A meeting point for the workers of `relays` (at most [`RELAYS_MAX`]), under `limits`.
+    pub fn new(relays: impl IntoIterator<Item = RelayTerms>, limits: Limits) -> Self {
+        let board = Board::new(relays, limits);
+        Self {
+            relay_names: board.relays.iter().map(|slot| slot.terms.name.clone()).collect(),
+            board: Mutex::new(board),
+            openings: AtomicU64::new(0),
+            timer: Notify::new(),
+            hungry: Notify::new(),
+        }
     }
 
-    /// Waits for up to `wanted` copies to send through relay number `relay`; none when the daemon
-    /// is going down. `reserved` connections get service mail only.
-    pub async fn take(&self, relay: usize, wanted: u32, reserved: bool) -> Option<Vec<Claimed>> {
+    /// The names of the relays, by number.
+    pub fn relay_names(&self) -> &[String] {
+        &self.relay_names
+    }
+
+    /// A new worker for relay number `relay`, with a number of its own; a reserved one gets service
+    /// mail only.
+    pub fn add_worker(&self, relay: usize, reserved: bool) -> usize {
+        let mut board = self.lock();
+        board.workers.push(Worker { relay, reserved, busy: None, next: None, probe: None });
+        board.workers.len() - 1
+    }
+
+    /// Waits for up to `wanted` copies for a worker; none when the daemon is going down. One request
+    /// of a worker at a time.
+    pub async fn take(&self, worker: usize, wanted: u32) -> Option<Grant> {
         let (reply, answer) = oneshot::channel();
         {
-            let mut inner = self.lock();
-            if inner.draining {
+            let mut board = self.lock();
+            if board.draining {
                 return None;
             }
-            let waiting = Waiting { wanted, reserved, reply };
-            let slot = inner.relays.get_mut(relay)?;
-            if reserved { &mut slot.waiting_for_service } else { &mut slot.waiting }.push(waiting);
-            self.pump(&mut inner);
+            board.wait(worker, wanted, reply);
+            self.pump(&mut board, Timestamp::now());
         }
         answer.await.ok()
     }
 
-    /// Adds claimed copies: service mail in front of everything, others to their provider's lane.
-    pub fn add(&self, lane: Lane, copies: impl IntoIterator<Item = Claimed>) {
-        let mut inner = self.lock();
-        match lane {
-            Lane::Service => inner.service.extend(copies),
-            Lane::Issues(key) => inner.lanes.entry(key).or_default().extend(copies),
-        }
-        self.pump(&mut inner);
+    /// Withdraws a worker's request, which then gets no copies.
+    pub fn stop_waiting(&self, worker: usize) {
+        self.lock().stop_waiting(worker);
     }
 
-    /// The lane that copies to `provider` wait in.
-    pub fn lane_of(&self, provider: i64) -> Lane {
-        Lane::Issues(self.lock().limits.has_provider(provider).then_some(provider))
+    /// A worker is through with the slice it sends, `fine` copies of which it has not reported.
+    pub fn done(&self, worker: usize, fine: u32) {
+        self.change(|board, now| board.done(worker, fine, now));
     }
 
-    /// How many copies wait in `lane`.
-    pub fn waiting_in(&self, lane: Lane) -> usize {
-        let inner = self.lock();
-        match lane {
-            Lane::Service => inner.service.len(),
-            Lane::Issues(key) => inner.lanes.get(&key).map_or(0, VecDeque::len),
+    /// A worker's word on a copy that did not go well.
+    pub fn report(&self, worker: usize, report: &Report) {
+        self.change(|board, now| board.report(worker, report, now));
+    }
+
+    /// A relay has one session more.
+    pub fn connected(&self, relay: usize) {
+        self.lock().connected(relay);
+    }
+
+    /// A relay has one session less.
+    pub fn disconnected(&self, relay: usize) {
+        self.lock().disconnected(relay);
+    }
+
+    /// A worker could not connect.
+    pub fn unreachable(&self, worker: usize, report: &Report) {
+        self.change(|board, now| board.unreachable(worker, report, now));
+    }
+
+    /// How often breakers have opened. While this number stands, nobody has to ask
+    /// [`Dispatch::is_held`].
+    pub fn openings(&self) -> u64 {
+        self.openings.load(Ordering::Relaxed)
+    }
+
+    /// Whether a breaker holds back what a worker has in hand.
+    pub fn is_held(&self, worker: usize) -> bool {
+        self.lock().is_held(worker, Timestamp::now())
+    }
+
+    /// Adds claimed copies of a newsletter's issues.
+    pub fn add(&self, newsletter: NewsletterId, copies: impl IntoIterator<Item = Claimed>) {
+        self.change(|board, _| board.lanes.add(newsletter, copies));
+    }
+
+    /// Adds claimed service mail, which goes before everything else.
+    pub fn add_service(&self, copies: impl IntoIterator<Item = Claimed>) {
+        self.change(|board, _| board.lanes.service.extend(copies));
+    }
+
+    /// How many service mails wait.
+    pub fn service_waiting(&self) -> usize {
+        self.lock().lanes.service.len()
+    }
+
+    /// How many copies of an issue wait for the provider `only`; with none, for all but those in
+    /// `apart`.
+    pub fn waiting(&self, issue: IssueId, only: Option<i64>, apart: &BTreeSet<i64>) -> usize {
+        self.lock().lanes.waiting(issue, only, apart)
+    }
+
+    /// Adds to `apart` the providers whose copies do not move freely, so that they are claimed apart
+    /// from the others' and fill nobody else's place; and remembers the whole set.
+    pub fn set_apart(&self, apart: &mut BTreeSet<i64>) {
+        let mut board = self.lock();
+        let slow: Vec<i64> = board.slow_providers(Timestamp::now()).collect();
+        apart.extend(slow);
+        if board.apart != *apart {
+            board.apart.clone_from(apart);
         }
     }
 
@@ -179,93 +261,98 @@ impl Dispatch {
 
     /// Takes back every copy of an issue that is not sending any more.
     pub fn withdraw(&self, issue: IssueId) -> Vec<Claimed> {
-        let of_issue = |copy: &Claimed| matches!(copy.copy, crate::id::CopyId::Issue { issue: of, .. } if of == issue);
-        let mut inner = self.lock();
-        let mut withdrawn = Vec::new();
-        for lane in inner.lanes.values_mut() {
-            let (out, stay) = std::mem::take(lane).into_iter().partition::<Vec<_>, _>(of_issue);
-            withdrawn.extend(out);
-            lane.extend(stay);
-        }
-        withdrawn
+        self.lock().lanes.withdraw(issue)
     }
 
     /// Gives back allowances of copies that were taken and will not go.
-    pub fn refund(&self, relay: usize, provider: i64, copies: u32) {
-        let mut inner = self.lock();
-        if let Some(name) = inner.relays.get(relay).map(|slot| slot.name.clone()) {
-            inner.limits.refund(&name, provider, copies);
-        }
+    pub fn refund(&self, way: Way, copies: u32) {
+        self.lock().limits.refund(way, copies);
     }
 
-    /// Leaves a relay alone until `until`.
-    pub fn rest(&self, relay: usize, until: Timestamp) {
-        let mut inner = self.lock();
-        if let Some(slot) = inner.relays.get_mut(relay) {
-            slot.resting_until = Some(until);
-        }
-        self.pump(&mut inner);
+    /// Sets or lifts the rate of a newsletter.
+    pub fn limit_newsletter(&self, newsletter: NewsletterId, per_second: Option<f64>) {
+        self.change(|board, now| board.newsletter_limit(newsletter, per_second, now));
     }
 
     /// Suspends or resumes a relay; returns whether that changed anything.
     pub fn set_suspended(&self, relay: usize, suspended: bool) -> bool {
-        let mut inner = self.lock();
-        let Some(slot) = inner.relays.get_mut(relay) else { return false };
+        let mut board = self.lock();
+        let Some(slot) = board.relays.get_mut(relay) else { return false };
         let changed = slot.suspended != suspended;
         slot.suspended = suspended;
         if changed {
-            self.pump(&mut inner);
+            self.pump(&mut board, Timestamp::now());
         }
         changed
     }
 
-    /// The limits' uses to write down, if any changed.
-    pub fn limits_to_keep(&self) -> Vec<(String, Timestamp)> {
+    /// The limits' uses to write down, if any changed since [`Dispatch::limits_kept`].
+    pub fn limits_to_keep(&self) -> Option<Uses> {
         self.lock().limits.to_keep()
+    }
+
+    /// Says that uses are durable.
+    pub fn limits_kept(&self, uses: &Uses) {
+        self.lock().limits.kept(uses.version);
     }
 
     /// How many copies each limit lets through now, and its name.
     pub fn limits_available(&self) -> Vec<(LimitName, u32)> {
+        self.lock().limits.available(Timestamp::now()).collect()
+    }
+
+    /// Changes of breakers since the last call.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        std::mem::take(&mut self.lock().notices)
+    }
+
+    /// Where every relay stands.
+    pub fn standings(&self) -> Vec<Standing> {
         let now = Timestamp::now();
-        let inner = self.lock();
-        inner.limits.available(now).map(|(name, copies)| (name.clone(), copies)).collect()
+        let board = self.lock();
+        let standing = |slot: &slots::RelaySlot| Standing {
+            suspended: slot.suspended,
+            in_use: slot.in_use,
+            connections: slot.concurrency.limit(),
+            breaker: (slot.breaker.state(now), slot.breaker.cause().to_owned()),
+            providers: slot
+                .pairs
+                .iter()
+                .filter(|(_, pair)| {
+                    pair.breaker.state(now) != State::Closed
+                        || pair.concurrency.limit() < pair.concurrency.cap()
+                })
+                .map(|(provider, pair)| {
+                    let breaker = &pair.breaker;
+                    let cause = breaker.cause().to_owned();
+                    (*provider, breaker.state(now), cause, pair.concurrency.limit())
+                })
+                .collect(),
+        };
+        board.relays.iter().map(standing).collect()
     }
 
-    /// Whether an operator suspended relay number `relay`.
-    pub fn is_suspended(&self, relay: usize) -> bool {
-        self.lock().relays.get(relay).is_some_and(|slot| slot.suspended)
+    /// What stands between the queue and the wire now, in words.
+    pub fn limited_by(&self, providers: &Providers) -> String {
+        let names = Names { relays: &self.relay_names, providers };
+        self.explain().everything.describe(&names)
     }
 
-    /// What stands between the queue and the wire now.
-    pub fn limited_by(&self) -> LimitedBy {
-        let inner = self.lock();
-        let now = Timestamp::now();
-        if inner.service.is_empty() && inner.lanes.values().all(VecDeque::is_empty) {
-            return LimitedBy::NothingToSend;
-        }
-        if inner.relays.iter().all(|relay| !relay.takes_mail(now)) {
-            return LimitedBy::Relays;
-        }
-        match &inner.limited_by {
-            Some(name) => LimitedBy::Rate(name.key()),
-            None if inner.relays.iter().all(|relay| relay.waiting.is_empty()) => {
-                LimitedBy::Connections
-            }
-            None => LimitedBy::Claiming,
-        }
+    /// The same as values: for everything, and for each issue, relay and provider.
+    pub fn explain(&self) -> Explanation {
+        self.lock().explain(Timestamp::now())
     }
 
-    /// Hands out nothing more; connections that wait for work are let go.
+    /// Hands out nothing more; workers that wait for copies are let go.
     pub fn drain(&self) {
-        let mut inner = self.lock();
-        inner.draining = true;
-        for relay in &mut inner.relays {
+        let mut board = self.lock();
+        board.draining = true;
+        for relay in &mut board.relays {
             relay.waiting.clear();
-            relay.waiting_for_service.clear();
         }
     }
 
-    /// Hands out copies when a limit or a rest ends. Runs until dropped.
+    /// Hands out copies when a limit or a breaker lets them through again. Runs until dropped.
     pub async fn run_timer(&self) {
         loop {
             let wake_at = self.lock().wake_at;
@@ -275,8 +362,8 @@ impl Dispatch {
                     let wait = at.since(Timestamp::now()).max(PACE);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {
-                            let mut inner = self.lock();
-                            self.pump(&mut inner);
+                            let mut board = self.lock();
+                            self.pump(&mut board, Timestamp::now());
                         }
                         () = self.timer.notified() => {}
                     }
@@ -285,235 +372,27 @@ impl Dispatch {
         }
     }
 
-    fn pump(&self, inner: &mut Inner) {
-        let before = inner.wake_at;
-        inner.pump(Timestamp::now());
-        if inner.wake_at.is_some_and(|at| before.is_none_or(|before| at < before)) {
+    fn change(&self, change: impl FnOnce(&mut Board, Timestamp)) {
+        let now = Timestamp::now();
+        let mut board = self.lock();
+        change(&mut board, now);
+        self.pump(&mut board, now);
+    }
+
+    fn pump(&self, board: &mut Board, now: Timestamp) {
+        let before = board.wake_at;
+        board.pump(now);
+        self.openings.store(board.openings, Ordering::Relaxed);
+        if board.wake_at.is_some_and(|at| before.is_none_or(|before| at < before)) {
             self.timer.notify_one();
         }
-        if inner.wants_more() {
+        if board.wants_more() {
             self.hungry.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Board> {
         // Each change leaves the state whole, so a panic elsewhere does no harm here.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Where copies wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Service mail.
-    Service,
-    /// Copies of issues: to one provider with a limit of its own, or to all others.
-    Issues(Option<i64>),
-}
-
-/// A lane that holds fewer copies than this is filled up.
-pub const LANE_LOW: usize = 2048;
-
-impl RelaySlot {
-    fn takes_mail(&self, now: Timestamp) -> bool {
-        !self.suspended && self.resting_until.is_none_or(|until| until <= now)
-    }
-}
-
-impl Inner {
-    fn wants_more(&self) -> bool {
-        !self.draining && self.lanes.values().any(|lane| lane.len() < LANE_LOW)
-    }
-
-    fn pump(&mut self, now: Timestamp) {
-        self.wake_at = None;
-        self.limited_by = None;
-        for relay in 0..self.relays.len() {
-            if self.relays[relay].suspended {
-                continue;
-            }
-            if let Some(until) = self.relays[relay].resting_until.filter(|until| *until > now) {
-                self.wake_not_after(until);
-                continue;
-            }
-            self.serve(relay, now);
-        }
-    }
-
-    /// Serves the waiting connections of one relay until either side runs out.
-    fn serve(&mut self, relay: usize, now: Timestamp) {
-        loop {
-            let slot = &mut self.relays[relay];
-            let service = !self.service.is_empty();
-            // A reserved connection can only take service mail: let it, and keep the others free.
-            let waiting = match slot.waiting_for_service.pop() {
-                Some(waiting) if service => waiting,
-                reserved => {
-                    slot.waiting_for_service.extend(reserved);
-                    match slot.waiting.pop() {
-                        Some(waiting) => waiting,
-                        None => return,
-                    }
-                }
-            };
-            if waiting.reply.is_closed() {
-                continue;
-            }
-            let name = slot.name.clone();
-            match self.slice(&name, &waiting, now) {
-                Ok((lane, copies)) => {
-                    let count = copies.len() as u32;
-                    if let Err(copies) = waiting.reply.send(copies) {
-                        self.put_back(&name, lane, copies, count);
-                    }
-                }
-                Err(until) => {
-                    let slot = &mut self.relays[relay];
-                    let reserved = waiting.reserved;
-                    if reserved {
-                        slot.waiting_for_service.push(waiting);
-                    } else {
-                        slot.waiting.push(waiting);
-                    }
-                    if let Some(until) = until {
-                        self.wake_not_after(until);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The next copies for a connection to `relay`, or when to ask again (never, if nothing waits).
-    fn slice(
-        &mut self,
-        relay: &str,
-        waiting: &Waiting,
-        now: Timestamp,
-    ) -> Result<(Lane, Vec<Claimed>), Option<Timestamp>> {
-        let mut until: Option<Timestamp> = None;
-        let keys: Vec<Option<i64>> =
-            if waiting.reserved { Vec::new() } else { self.lanes.keys().copied().collect() };
-        self.turn = self.turn.wrapping_add(1);
-        let rotated = keys.iter().cycle().skip(self.turn % keys.len().max(1)).take(keys.len());
-        let lanes = std::iter::once(Lane::Service).chain(rotated.map(|key| Lane::Issues(*key)));
-        for lane in lanes {
-            let queue = match lane {
-                Lane::Service => Some(&self.service),
-                Lane::Issues(key) => self.lanes.get(&key),
-            };
-            let Some((provider, length)) =
-                queue.and_then(|queue| Some((queue.front()?.provider, queue.len())))
-            else {
-                continue;
-            };
-            let most = match lane {
-                // One at a time: each service mail may be for another provider.
-                Lane::Service => 1,
-                Lane::Issues(_) => waiting.wanted.min(u32::try_from(length).unwrap_or(u32::MAX)),
-            };
-            match self.limits.take(relay, provider, most, now) {
-                Allowance::Granted(granted) => {
-                    let queue = self.queue(lane);
-                    return Ok((lane, queue.drain(..granted as usize).collect()));
-                }
-                Allowance::Wait { until: at, limit } => {
-                    until = Some(until.map_or(at, |until| until.min(at)));
-                    self.limited_by = Some(limit);
-                }
-            }
-        }
-        Err(until)
-    }
-
-    fn queue(&mut self, lane: Lane) -> &mut VecDeque<Claimed> {
-        match lane {
-            Lane::Service => &mut self.service,
-            Lane::Issues(key) => self.lanes.entry(key).or_default(),
-        }
-    }
-
-    fn put_back(&mut self, relay: &str, lane: Lane, copies: Vec<Claimed>, count: u32) {
-        if let Some(first) = copies.first() {
-            self.limits.refund(relay, first.provider, count);
-        }
-        let queue = self.queue(lane);
-        for copy in copies.into_iter().rev() {
-            queue.push_front(copy);
-        }
-    }
-
-    fn wake_not_after(&mut self, at: Timestamp) {
-        self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        delivery::limits::Gcra,
-        id::{CopyId, SubscriberId},
-    };
-
-    fn copies(provider: i64, subscribers: std::ops::Range<i64>) -> Vec<Claimed> {
-        let claimed = |subscriber| Claimed {
-            copy: CopyId::Issue { issue: IssueId(1), subscriber: SubscriberId(subscriber) },
-            claim: 1,
-            provider,
-            stage: 1,
-            attempts: 0,
-        };
-        subscribers.map(claimed).collect()
-    }
-
-    #[tokio::test]
-    async fn a_relay_that_rests_gets_nothing_and_another_takes_over() {
-        let dispatch = Dispatch::new(["a".to_owned(), "b".to_owned()], Limits::default());
-        dispatch.rest(0, Timestamp::now().plus(Duration::from_hours(1)));
-        dispatch.add(Lane::Issues(None), copies(0, 0..10));
-        let (from_a, from_b) = tokio::join!(
-            tokio::time::timeout(Duration::from_millis(20), dispatch.take(0, 4, false)),
-            dispatch.take(1, 4, false)
-        );
-        assert!(from_a.is_err());
-        assert_eq!(from_b.unwrap().len(), 4);
-    }
-
-    #[tokio::test]
-    async fn service_mail_goes_first_and_reserved_connections_take_nothing_else() {
-        let dispatch = Dispatch::new(["a".to_owned()], Limits::default());
-        dispatch.add(Lane::Issues(None), copies(0, 0..10));
-        let reserved = dispatch.take(0, 8, true);
-        let other = async {
-            let issue_copies = dispatch.take(0, 8, false).await.unwrap();
-            assert_eq!(issue_copies.len(), 8);
-            dispatch.add(Lane::Service, copies(0, 90..91));
-        };
-        let (service, ()) = tokio::join!(reserved, other);
-        assert_eq!(service.unwrap(), copies(0, 90..91));
-    }
-
-    #[tokio::test]
-    async fn a_limited_provider_holds_up_nobody_else() {
-        let mut limits = Limits::default();
-        limits.add(LimitName::Provider(1), Gcra::new(0.001, Some(1)));
-        let dispatch = Dispatch::new(["a".to_owned()], limits);
-        dispatch.add(dispatch.lane_of(1), copies(1, 0..10));
-        dispatch.add(dispatch.lane_of(2), copies(2, 10..20));
-        let mut sent = Vec::new();
-        while sent.len() < 11 {
-            sent.extend(dispatch.take(0, 4, false).await.unwrap());
-        }
-        assert_eq!(sent.iter().filter(|copy| copy.provider == 2).count(), 10);
-        assert_eq!(dispatch.waiting_in(Lane::Issues(Some(1))), 9);
-    }
-
-    #[tokio::test]
-    async fn draining_lets_waiting_connections_go() {
-        let dispatch = Dispatch::new(["a".to_owned()], Limits::default());
-        let (taken, ()) = tokio::join!(dispatch.take(0, 4, false), async { dispatch.drain() });
-        assert_eq!(taken, None);
-        assert_eq!(dispatch.take(0, 4, false).await, None);
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,7 @@
 //! The engine as a whole: starts every part in the right order, and stops them in the reverse one.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, RwLock, atomic::AtomicI64},
     time::{Duration, Instant},
 };
@@ -14,32 +15,28 @@ use super::{
     clock::{self, Clock},
     compose::{Composer, Ingredients},
     conductor::{Conductor, Course},
-    connection::{Connection, Relay, Shared},
-    dispatch::Dispatch,
+    connection::{Connection, Shared},
+    dispatch::{Dispatch, RelayTerms},
     feeder::Feeder,
-    health::Health,
     journal::{self, Journal},
     lease::Lease,
-    ledger::Writer,
+    ledger::{self, Writer},
     limits::{Gcra, LimitName, Limits},
     recovery::{self, Recovered},
+    relay::Relay,
     shedding::Shedding,
-    status,
+    status::Publisher,
     tallies::{self, Tallies},
     view::View,
 };
 use crate::{
-    config::{self, Config, RelayAuth, RelayTls},
+    config::{self, Config},
     db::{self, Db},
     id::NodeId,
     issue::render::Renderer,
     link::Links,
     provider::Providers,
-    smtp::{
-        client::{Credentials, Deadlines, Endpoint, Mechanism},
-        dkim::Signer,
-        tls::{Encryption, TlsMode, TlsTrust},
-    },
+    smtp::dkim::Signer,
     telemetry::Metrics,
     timestamp::Timestamp,
     token::Keyring,
@@ -118,10 +115,9 @@ impl Engine {
         let recovered = recovery::recover(&db, remains.as_ref(), node, rules, now).await?;
         let journal = Arc::new(Journal::create(&path, &uid).map_err(journal_failed)?);
 
-        let relays = relays(&config)?;
+        let relays = Relay::all(&config).map_err(StartError::Configuration)?;
         let (limits, limited_providers) = limits(&db, &config, &providers, now).await?;
-        let names = relays.iter().map(|relay| relay.name.clone());
-        let dispatch = Arc::new(Dispatch::new(names, limits));
+        let dispatch = Arc::new(Dispatch::new(terms(&config, &providers), limits));
         let tallies = Arc::new(Tallies::default());
         let metrics = Arc::new(Metrics::new(&providers));
         let writer = Writer {
@@ -176,7 +172,7 @@ impl Engine {
         let conductor = Conductor {
             db: db.clone(),
             config: Arc::clone(&config),
-            providers,
+            providers: Arc::clone(&providers),
             dispatch: Arc::clone(&dispatch),
             ledger: ledger.clone(),
             tallies: Arc::clone(&tallies),
@@ -198,13 +194,6 @@ impl Engine {
         };
         background.spawn(feeder.run(stop.clone()));
         background.spawn(keep_lease(db.clone(), node, lease, stop.clone()));
-        background.spawn(status::publish(
-            db.clone(),
-            Arc::clone(&dispatch),
-            relays.clone(),
-            Arc::clone(&shedding),
-            stop.clone(),
-        ));
         background.spawn({
             let (db, config) = (db.clone(), Arc::clone(&config));
             let (shedding, stop) = (Arc::clone(&shedding), stop.clone());
@@ -212,6 +201,15 @@ impl Engine {
                 shedding.watch(db, &config.shedding, &config.data_folder, stop).await;
             }
         });
+        let publisher = Publisher {
+            db: db.clone(),
+            node,
+            dispatch: Arc::clone(&dispatch),
+            relays: relays.clone(),
+            providers: Arc::clone(&providers),
+            shedding: Arc::clone(&shedding),
+        };
+        background.spawn(publisher.run(stop.clone()));
         let timer = Arc::clone(&dispatch);
         let until = stop.clone();
         background.spawn(async move {
@@ -367,92 +365,68 @@ async fn sign_off(db: &Db, node: NodeId) -> db::Result<()> {
     tx.commit().await
 }
 
-fn relays(config: &Config) -> Result<Vec<Arc<Relay>>, StartError> {
-    let relay = |(index, settings): (usize, &config::Relay)| {
-        let endpoint = endpoint(settings, config).map_err(|problem| {
-            StartError::Configuration(format!("relay `{}`: {problem}", settings.name))
-        })?;
-        Ok(Arc::new(Relay {
-            index,
-            name: settings.name.clone(),
-            endpoint,
-            messages_per_connection: u64::from(settings.messages_per_connection),
-            health: Health::default(),
-        }))
+/// What the dispatch is told of relays.
+fn terms(config: &Config, providers: &Providers) -> Vec<RelayTerms> {
+    let named = config.limits.provider.iter();
+    let own =
+        named.filter_map(|limit| Some((providers.by_name(&limit.name)?.0, limit.connections?)));
+    let shipped = providers.iter().filter_map(|entry| Some((entry.id.0, entry.connections?)));
+    let provider_connections: Arc<BTreeMap<i64, u32>> = Arc::new(shipped.chain(own).collect());
+    let relay = |relay: &config::Relay| RelayTerms {
+        name: relay.name.clone(),
+        priority: relay.priority,
+        weight: relay.weight,
+        connections: relay.connections,
+        provider_connections: Arc::clone(&provider_connections),
+        breakers: config.breakers,
     };
-    config.relay.iter().enumerate().map(relay).collect()
+    config.relay.iter().map(relay).collect()
 }
 
-/// How a relay of the configuration is spoken to; the error is a sentence.
-pub fn endpoint(relay: &config::Relay, config: &Config) -> Result<Endpoint, String> {
-    let mode = match relay.tls {
-        RelayTls::None => TlsMode::None,
-        RelayTls::Starttls => TlsMode::StartTls,
-        RelayTls::Implicit => TlsMode::Implicit,
-    };
-    let trust = TlsTrust { extra_ca: relay.ca_file.clone(), ..TlsTrust::default() };
-    let encryption =
-        Encryption::new(mode, &relay.host, &trust).map_err(|error| error.to_string())?;
-    let credentials = match (&relay.username, &relay.password) {
-        (Some(username), Some(password)) => Some(Credentials {
-            username: username.clone(),
-            secret: password.reveal()?,
-            mechanism: match relay.auth {
-                RelayAuth::Auto => None,
-                RelayAuth::Plain => Some(Mechanism::Plain),
-                RelayAuth::Login => Some(Mechanism::Login),
-            },
-        }),
-        _ => None,
-    };
-    let smtp = &config.smtp;
-    let deadlines = Deadlines {
-        connect: smtp.connect,
-        greeting: smtp.greeting,
-        envelope: smtp.envelope,
-        data: smtp.data,
-        dot: smtp.dot,
-        ..Deadlines::default()
-    };
-    let mut endpoint = Endpoint::new(&relay.host, relay.port, &config.mail.helo_name);
-    endpoint.encryption = encryption;
-    endpoint.credentials = credentials;
-    // The configuration refuses a clear-text login to anywhere but this machine.
-    endpoint.allow_clear_text_auth = relay.tls == RelayTls::None;
-    endpoint.deadlines = deadlines;
-    Ok(endpoint)
-}
-
+/// The limits of the configuration, used as far as they were, and the providers that have one.
 async fn limits(
     db: &Db,
     config: &Config,
     providers: &Providers,
     now: Timestamp,
-) -> Result<(Limits, Vec<i64>), StartError> {
-    let mut limits = Limits::default();
+) -> Result<(Limits, BTreeSet<i64>), StartError> {
+    let names: Vec<String> = config.relay.iter().map(|relay| relay.name.clone()).collect();
+    let provider = |key: &str, name: &str| {
+        providers.by_name(name).map(|id| id.0).ok_or_else(|| {
+            let known: Vec<_> = providers.iter().map(|provider| provider.name.as_str()).collect();
+            StartError::Configuration(format!(
+                "{key}: there is no provider `{name}`; those are: {}",
+                known.join(", ")
+            ))
+        })
+    };
+    let mut limits = Limits::new(names.clone());
     if let Some(per_second) = config.limits.per_second {
         limits.add(LimitName::Total, Gcra::new(per_second, config.limits.burst));
     }
-    for relay in &config.relay {
+    for (index, relay) in config.relay.iter().enumerate() {
         if let Some(per_second) = relay.per_second {
-            limits.add(LimitName::Relay(relay.name.clone()), Gcra::new(per_second, relay.burst));
+            limits.add(LimitName::Relay(index), Gcra::new(per_second, relay.burst));
         }
     }
-    let mut limited = Vec::new();
+    let mut limited = BTreeSet::new();
     for limit in &config.limits.provider {
-        let id = providers.by_name(&limit.name).ok_or_else(|| {
-            let known: Vec<_> = providers.iter().map(|provider| provider.name.as_str()).collect();
-            StartError::Configuration(format!(
-                "limits.provider: there is no provider `{}`; those are: {}",
-                limit.name,
-                known.join(", ")
-            ))
-        })?;
-        limits.add(LimitName::Provider(id.0), Gcra::new(limit.per_second, limit.burst));
-        limited.push(id.0);
+        let id = provider("limits.provider", &limit.name)?;
+        if let Some(per_second) = limit.per_second {
+            limits.add(LimitName::Provider(id), Gcra::new(per_second, limit.burst));
+            limited.insert(id);
+        }
     }
-    let kept: Vec<(String, Timestamp)> = db.query("SELECT name, tat FROM rate_limit").all().await?;
-    limits.restore(&kept, now);
+    for ramp in &config.limits.warm_up {
+        let id =
+            ramp.provider.as_deref().map(|name| provider("limits.warm_up", name)).transpose()?;
+        // The configuration is refused when it names a relay that it does not have.
+        if let Some(relay) = names.iter().position(|name| *name == ramp.relay) {
+            limits.add_warm_up(relay, id, &ramp.copies_per_day);
+        }
+    }
+    let kept = ledger::kept_uses(db).await?;
+    limits.restore(kept.rates, &kept.warm_ups, now);
     Ok((limits, limited))
 }
 

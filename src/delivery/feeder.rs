@@ -1,7 +1,11 @@
 //! Keeps the dispatch supplied: claims copies in batches before the connections run out of them,
 //! service mail first, then first tries and retries of every sending issue.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
@@ -9,7 +13,7 @@ use tracing::{debug, error};
 use super::{
     compose::Composer,
     conductor::{Course, InMotion},
-    dispatch::{Dispatch, LANE_LOW, Lane},
+    dispatch::{Dispatch, LANE_LOW},
     ledger::{Ledger, Stopped, Wanted},
     queue,
     shedding::{Level, Shedding},
@@ -24,6 +28,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(200);
 /// How many copies one claim takes.
 const BATCH: u32 = 1024;
+/// How soon retries are looked for again when only held-up ones were found.
+const DUE_LATER: Duration = Duration::from_secs(5);
 /// How many service mails are held at most.
 const SERVICE_MAX: usize = 128;
 
@@ -41,11 +47,13 @@ pub struct Feeder {
     pub course: Course,
     /// Whether copies of issues may be claimed.
     pub shedding: Arc<Shedding>,
-    /// Providers with a limit of their own, each a lane.
-    pub limited_providers: Vec<i64>,
+    /// Providers with a limit of their own: their copies are claimed apart from the others', and so
+    /// are those of providers that something holds up.
+    pub limited_providers: BTreeSet<i64>,
 }
 
-/// How far the first tries of one issue have been claimed in one lane.
+/// How far the first tries of one issue have been claimed: of one provider, or of all that are not
+/// claimed apart.
 #[derive(Debug, Clone, Copy)]
 struct Cursor {
     after: SubscriberId,
@@ -53,12 +61,21 @@ struct Cursor {
     exhausted: bool,
 }
 
+/// What the feeder remembers between two looks.
+#[derive(Default)]
+struct Memory {
+    cursors: HashMap<(IssueId, Option<i64>), Cursor>,
+    apart: BTreeSet<i64>,
+    /// When retries are looked for again after a look that found only held-up ones.
+    due_later: HashMap<IssueId, Timestamp>,
+}
+
 impl Feeder {
     /// Feeds until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut cursors: HashMap<(IssueId, Option<i64>), Cursor> = HashMap::new();
+        let mut memory = Memory { apart: self.limited_providers.clone(), ..Memory::default() };
         loop {
-            match self.feed(&mut cursors).await {
+            match self.feed(&mut memory).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tokio::select! {
@@ -80,93 +97,115 @@ impl Feeder {
     }
 
     /// Claims what is wanted; whether there may be more to claim at once.
-    async fn feed(
-        &self,
-        cursors: &mut HashMap<(IssueId, Option<i64>), Cursor>,
-    ) -> Result<bool, Trouble> {
+    async fn feed(&self, memory: &mut Memory) -> Result<bool, Trouble> {
         self.feed_service().await?;
         if self.shedding.level() >= Level::Issues {
             return Ok(false);
         }
         let issues = self.course.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        cursors.retain(|(id, _), _| issues.iter().any(|issue| issue.id == *id));
+        memory.cursors.retain(|(id, _), _| issues.iter().any(|issue| issue.id == *id));
+        memory.due_later.retain(|id, _| issues.iter().any(|issue| issue.id == *id));
+        if issues.is_empty() {
+            memory.apart.clone_from(&self.limited_providers);
+        }
+        self.set_apart(&issues, memory);
         let mut more = false;
         for issue in issues.iter().filter(|issue| issue.state == IssueState::Sending) {
-            let others = std::iter::once(None);
-            for key in self.limited_providers.iter().copied().map(Some).chain(others) {
-                more |= self.feed_lane(issue, key, cursors).await?;
+            let apart: Vec<i64> = memory.apart.iter().copied().collect();
+            for only in std::iter::once(None).chain(apart.into_iter().map(Some)) {
+                more |= self.feed_first(issue, only, memory).await?;
             }
-            self.feed_due(issue).await?;
+            self.feed_due(issue, memory).await?;
         }
         Ok(more)
     }
 
+    /// Sees who is held up and has to be claimed apart from now on. Those begin where the others
+    /// stand: up to there they were claimed together.
+    fn set_apart(&self, issues: &[InMotion], memory: &mut Memory) {
+        let before = memory.apart.clone();
+        self.dispatch.set_apart(&mut memory.apart);
+        for provider in memory.apart.difference(&before) {
+            for issue in issues {
+                if let Some(common) = memory.cursors.get(&(issue.id, None)).copied() {
+                    let cursor = Cursor { exhausted: false, ..common };
+                    memory.cursors.insert((issue.id, Some(*provider)), cursor);
+                }
+            }
+        }
+    }
+
     async fn feed_service(&self) -> Result<(), Trouble> {
-        let waiting = self.dispatch.waiting_in(Lane::Service);
+        let waiting = self.dispatch.service_waiting();
         if waiting >= SERVICE_MAX || !service_mail_is_due(&self.db).await? {
             return Ok(());
         }
         let batch = self.ledger.claim(Wanted::Service, (SERVICE_MAX - waiting) as u32).await?;
         self.composer.remember(batch.mails);
-        self.dispatch.add(Lane::Service, batch.copies);
+        self.dispatch.add_service(batch.copies);
         Ok(())
     }
 
-    /// Fills one lane with first tries of one issue; whether it may want more at once.
-    async fn feed_lane(
+    /// Claims first tries of one issue, to one provider or to all that are not claimed apart; whether
+    /// there may be more to claim at once.
+    async fn feed_first(
         &self,
         issue: &InMotion,
-        key: Option<i64>,
-        cursors: &mut HashMap<(IssueId, Option<i64>), Cursor>,
+        only: Option<i64>,
+        memory: &mut Memory,
     ) -> Result<bool, Trouble> {
         let start = Cursor { after: SubscriberId(0), stage: issue.stage, exhausted: false };
-        let cursor = cursors.entry((issue.id, key)).or_insert(start);
+        let cursor = memory.cursors.entry((issue.id, only)).or_insert(start);
         if cursor.stage != issue.stage {
             *cursor = start;
         }
-        let lane = Lane::Issues(key);
-        if cursor.exhausted || self.dispatch.waiting_in(lane) >= LANE_LOW {
+        if cursor.exhausted || self.dispatch.waiting(issue.id, only, &memory.apart) >= LANE_LOW {
             return Ok(false);
         }
-        let claimed_lane = match key {
+        let lane = match only {
             Some(provider) => queue::Lane::Provider(provider),
-            None => queue::Lane::AllBut(queue::json_array(self.limited_providers.iter().copied())),
+            None => queue::Lane::AllBut(queue::json_array(memory.apart.iter().copied())),
         };
-        let wanted = Wanted::First {
-            issue: issue.id,
-            lane: claimed_lane,
-            after: cursor.after,
-            stage: issue.stage,
-        };
+        let wanted =
+            Wanted::First { issue: issue.id, lane, after: cursor.after, stage: issue.stage };
         let batch = self.ledger.claim(wanted, BATCH).await?;
         cursor.exhausted = batch.copies.len() < BATCH as usize;
         if let Some(CopyId::Issue { subscriber, .. }) = batch.copies.last().map(|last| last.copy) {
             cursor.after = subscriber;
         }
+        let exhausted = cursor.exhausted;
         debug!(issue = %issue.id, copies = batch.copies.len(), "claimed first tries");
-        self.dispatch.add(lane, batch.copies);
-        Ok(!cursor.exhausted && self.dispatch.waiting_in(lane) < LANE_LOW)
+        self.dispatch.add(issue.newsletter_id, batch.copies);
+        let waiting = self.dispatch.waiting(issue.id, only, &memory.apart);
+        Ok(!exhausted && waiting < LANE_LOW)
     }
 
-    async fn feed_due(&self, issue: &InMotion) -> Result<(), Trouble> {
-        let lanes = self.limited_providers.iter().copied().map(Some).chain([None]);
-        let waiting: usize = lanes.map(|key| self.dispatch.waiting_in(Lane::Issues(key))).sum();
-        if waiting >= 4 * LANE_LOW {
+    /// Claims retries of one issue, but for providers of which enough wait in memory already.
+    async fn feed_due(&self, issue: &InMotion, memory: &mut Memory) -> Result<(), Trouble> {
+        let now = Timestamp::now();
+        let later = memory.due_later.get(&issue.id).copied();
+        if later.is_some_and(|at| at > now && at.since(now) <= DUE_LATER)
+            || self.dispatch.waiting(issue.id, None, &memory.apart) >= LANE_LOW
+        {
             return Ok(());
         }
         let due = queue::next_due(&self.db, issue.id, issue.stage).await?;
-        if due.is_none_or(|due| due > Timestamp::now()) {
+        if due.is_none_or(|due| due > now) {
             return Ok(());
         }
-        let wanted = Wanted::Due { issue: issue.id, stage: issue.stage };
+        let is_full = |provider: &i64| {
+            self.dispatch.waiting(issue.id, Some(*provider), &memory.apart) >= LANE_LOW
+        };
+        let full: Vec<i64> = memory.apart.iter().copied().filter(is_full).collect();
+        let held_up = !full.is_empty();
+        let but = queue::json_array(full);
+        let wanted = Wanted::Due { issue: issue.id, but, stage: issue.stage };
         let batch = self.ledger.claim(wanted, BATCH / 2).await?;
-        let mut by_lane: HashMap<Lane, Vec<_>> = HashMap::new();
-        for copy in batch.copies {
-            by_lane.entry(self.dispatch.lane_of(copy.provider)).or_default().push(copy);
+        if held_up && batch.copies.is_empty() {
+            // The same copies would be passed over again and again.
+            memory.due_later.insert(issue.id, now.plus(DUE_LATER));
         }
-        for (lane, copies) in by_lane {
-            self.dispatch.add(lane, copies);
-        }
+        self.dispatch.add(issue.newsletter_id, batch.copies);
         Ok(())
     }
 }

@@ -1,25 +1,18 @@
-//! Whether a relay can be reached: over all its connections, with growing rests in between.
+//! How the last attempts to reach a relay went, for people and for the gate that watches logins. When
+//! a relay is left alone is the business of its breaker.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
-use crate::{
-    smtp::client::{Phase, SessionError, SessionErrorKind},
-    timestamp::Timestamp,
-};
-
-const REST_MIN: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_mins(1);
+use super::relay::ConnectError;
+use crate::timestamp::Timestamp;
 
 /// What is known of one relay.
 #[derive(Debug, Default)]
 pub struct Health {
-    failures: AtomicU32,
+    fails: AtomicBool,
     /// When our login was refused last, in microseconds; 0 once it was not.
     login_refused_at: AtomicI64,
     last: Mutex<Option<Failure>>,
@@ -32,38 +25,23 @@ pub struct Failure {
     pub at: Timestamp,
     /// What happened, for people.
     pub what: String,
-    /// Until when the relay is left alone.
-    pub rests_until: Timestamp,
 }
 
 impl Health {
     /// A connection was made, logged in and greeted.
     pub fn reached(&self) {
-        self.failures.store(0, Ordering::Relaxed);
+        self.fails.store(false, Ordering::Relaxed);
         self.login_refused_at.store(0, Ordering::Relaxed);
     }
 
-    /// A connection could not be made; returns how long to leave the relay alone. Connections that
-    /// fail together count once.
-    pub fn failed(&self, error: &SessionError, now: Timestamp) -> Duration {
-        let refused = error.phase == Phase::Auth
-            && matches!(&error.kind, SessionErrorKind::Refused(reply) if reply.is_permanent());
-        if refused {
+    /// A connection could not be made.
+    pub fn failed(&self, error: &ConnectError, now: Timestamp) {
+        if error.is_login_refused() {
             self.login_refused_at.store(now.microseconds(), Ordering::Relaxed);
         }
+        self.fails.store(true, Ordering::Relaxed);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = last.as_ref().filter(|last| last.rests_until > now) {
-            return last.rests_until.since(now);
-        }
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(10);
-        let rest = (REST_MIN * 2_u32.pow(failures)).min(REST_MAX);
-        *last = Some(Failure { at: now, what: error.to_string(), rests_until: now.plus(rest) });
-        rest
-    }
-
-    /// Whether the relay is being left alone at `now`.
-    pub fn rests(&self, now: Timestamp) -> bool {
-        !self.is_good() && self.last_failure().is_some_and(|last| last.rests_until > now)
+        *last = Some(Failure { at: now, what: error.to_string() });
     }
 
     /// Whether the relay refused our login after `since`, and did not take it afterwards.
@@ -73,7 +51,7 @@ impl Health {
 
     /// Whether the last thing tried worked (or nothing was tried yet).
     pub fn is_good(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) == 0
+        !self.fails.load(Ordering::Relaxed)
     }
 
     /// The last failure.

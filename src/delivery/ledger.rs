@@ -13,6 +13,7 @@ use tracing::{error, warn};
 use super::{
     dispatch::Dispatch,
     journal::Journal,
+    limits::{Progress, Uses},
     queue::{self, Claimed, Handed, Lane, Settlement, Withheld, service},
     tallies::Tallies,
 };
@@ -47,6 +48,8 @@ pub enum Wanted {
     Due {
         /// The issue.
         issue: IssueId,
+        /// All providers but these, as a JSON array.
+        but: String,
         /// Up to which stage.
         stage: i64,
     },
@@ -185,13 +188,17 @@ impl Writer {
             done.batches.push(self.claim(&mut tx, wanted, *limit, now).await?);
         }
         watch.lap(Step::Claim);
-        for (name, used_until) in self.dispatch.limits_to_keep() {
-            keep_limit(&mut tx, &name, used_until).await?;
+        let uses = self.dispatch.limits_to_keep();
+        if let Some(uses) = &uses {
+            keep_limits(&mut tx, uses).await?;
         }
         reach(group, &done, BEFORE_COMMIT);
         tx.commit().await?;
         watch.lap(Step::Commit);
         reach(group, &done, COMMITTED);
+        if let Some(uses) = &uses {
+            self.dispatch.limits_kept(uses);
+        }
         Ok(done)
     }
 
@@ -229,8 +236,8 @@ impl Writer {
             Wanted::First { issue, lane, after, stage } => {
                 queue::claim_first_tries(tx, claim, *issue, lane, *after, *stage, limit).await?
             }
-            Wanted::Due { issue, stage } => {
-                queue::claim_due(tx, claim, *issue, now, *stage, limit).await?
+            Wanted::Due { issue, but, stage } => {
+                queue::claim_due(tx, claim, *issue, but, now, *stage, limit).await?
             }
             Wanted::Service => {
                 let mails = service::claim(tx, claim, now, limit).await?;
@@ -316,16 +323,46 @@ fn attempt(settlement: &Settlement) -> Option<Attempt> {
     })
 }
 
-async fn keep_limit(tx: &mut Tx, name: &str, used_until: Timestamp) -> db::Result<()> {
-    tx.query(
-        "INSERT INTO rate_limit (name, tat) VALUES ($1, $2) \
-         ON CONFLICT (name) DO UPDATE SET tat = excluded.tat",
-    )
-    .bind(name.to_owned())
-    .bind(used_until)
-    .execute()
-    .await?;
+/// Keeps how far limits were used, in the transaction of the handoffs that used them: a handoff whose
+/// use cannot be kept does not happen.
+async fn keep_limits(tx: &mut Tx, uses: &Uses) -> db::Result<()> {
+    for (name, used_until) in &uses.rates {
+        tx.query(
+            "INSERT INTO rate_limit (name, tat) VALUES ($1, $2) \
+             ON CONFLICT (name) DO UPDATE SET tat = excluded.tat",
+        )
+        .bind(name.clone())
+        .bind(*used_until)
+        .execute()
+        .await?;
+    }
+    for (relay, provider, progress) in &uses.warm_ups {
+        tx.query(
+            "INSERT INTO warm_up (relay, provider, first_day, day, copies) \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (relay, provider) \
+             DO UPDATE SET day = excluded.day, copies = excluded.copies",
+        )
+        .bind(relay.clone())
+        .bind(*provider)
+        .bind(progress.first_day)
+        .bind(progress.day)
+        .bind(i64::from(progress.copies))
+        .execute()
+        .await?;
+    }
     Ok(())
+}
+
+/// How far limits had been used when a daemon last wrote it down.
+pub async fn kept_uses(db: &Db) -> db::Result<Uses> {
+    let rates = db.query("SELECT name, tat FROM rate_limit").all().await?;
+    let rows: Vec<(String, i64, i64, i64, i64)> =
+        db.query("SELECT relay, provider, first_day, day, copies FROM warm_up").all().await?;
+    let warm_up = |(relay, provider, first_day, day, copies): (String, i64, i64, i64, i64)| {
+        let copies = u32::try_from(copies).unwrap_or(u32::MAX);
+        (relay, provider, Progress { first_day, day, copies })
+    };
+    Ok(Uses { rates, warm_ups: rows.into_iter().map(warm_up).collect(), version: 0 })
 }
 
 /// Requests that share a transaction, sorted by what they need.

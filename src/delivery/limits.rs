@@ -1,109 +1,46 @@
-//! Rate limits: a generic cell rate algorithm with an explicit burst, and the set of limits that
-//! one copy has to pass. Pure: the time comes in as a value, what was used goes out as a value, so
-//! that it can be kept with the handoffs it allowed and a restart grants nothing new.
+//! The limits that a copy has to pass: rates over everything, a relay, a provider, a newsletter, and
+//! warm-up ramps. Pure: the time comes in as a value, what was used goes out as a value, so that it
+//! is kept with the handoffs it allowed: a restart grants nothing new, and when it cannot be kept no
+//! handoff is committed either.
 
-use std::{collections::BTreeMap, time::Duration};
+mod gcra;
+mod warm_up;
 
-use crate::timestamp::Timestamp;
+use std::collections::{BTreeMap, HashMap};
 
-/// One limit: so many copies a second, and so many at once after a quiet time.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Gcra {
-    /// Microseconds between two copies at the full rate.
-    interval_us: f64,
-    /// How many copies may go at once.
-    burst: u32,
-    /// The theoretical arrival time: when everything allowed so far would have gone at the rate.
-    tat_us: f64,
-}
+pub use gcra::Gcra;
+pub use warm_up::{Progress, WarmUps};
 
-impl Gcra {
-    /// A limit of `per_second` copies (more than 0), holding `burst` of them or one second's worth.
-    pub fn new(per_second: f64, burst: Option<u32>) -> Self {
-        let burst =
-            burst.unwrap_or_else(|| per_second.ceil().clamp(1.0, f64::from(u32::MAX)) as u32);
-        Self { interval_us: 1e6 / per_second, burst: burst.max(1), tat_us: 0.0 }
-    }
+use crate::{id::NewsletterId, timestamp::Timestamp};
 
-    /// Takes over how far the limit had been used, as [`Gcra::used_until`] told it.
-    ///
-    /// A value further ahead than a whole burst can only come from a clock that jumped back: it is
-    /// cut to a full use, so that a wrong clock delays mail by one burst and not by its whole error.
-    pub fn restore(&mut self, used_until: Timestamp, now: Timestamp) {
-        let full = now.microseconds() as f64 + self.interval_us * f64::from(self.burst);
-        self.tat_us = (used_until.microseconds() as f64).min(full);
-    }
-
-    /// How far the limit has been used.
-    pub fn used_until(&self) -> Timestamp {
-        Timestamp::from_microseconds(self.tat_us as i64)
-    }
-
-    /// Forgets a use that lies further ahead than a whole burst: the clock was set back. From here
-    /// on the limit fills up as it always does, instead of when the clock is where it was.
-    fn notice_clock(&mut self, now: Timestamp) {
-        let full = now.microseconds() as f64 + self.interval_us * f64::from(self.burst);
-        self.tat_us = self.tat_us.min(full);
-    }
-
-    /// How many copies may go now.
-    pub fn available(&self, now: Timestamp) -> u32 {
-        let now_us = now.microseconds() as f64;
-        let full = self.interval_us * f64::from(self.burst);
-        // A clock that jumped back must not shut the gate for as long as the jump.
-        let used = (self.tat_us - now_us).clamp(0.0, full);
-        // The tolerance keeps float dust from hiding a copy that is due.
-        (((full - used) / self.interval_us + 1e-6) as u32).min(self.burst)
-    }
-
-    /// Uses `copies` of what is available.
-    pub fn take(&mut self, copies: u32, now: Timestamp) {
-        let now_us = now.microseconds() as f64;
-        let full = self.interval_us * f64::from(self.burst);
-        let start = self.tat_us.clamp(now_us, now_us + full);
-        self.tat_us = start + self.interval_us * f64::from(copies);
-    }
-
-    /// Gives back `copies` that were taken and did not go.
-    pub fn refund(&mut self, copies: u32) {
-        self.tat_us -= self.interval_us * f64::from(copies);
-    }
-
-    /// When the next copy may go, if none may go now.
-    pub fn next_at(&self, now: Timestamp) -> Timestamp {
-        if self.available(now) > 0 {
-            return now;
-        }
-        let full = self.interval_us * f64::from(self.burst);
-        let at = self.tat_us.min(now.microseconds() as f64 + full) - full + self.interval_us;
-        Timestamp::from_microseconds(at.ceil() as i64 + 1).max(now.plus(Duration::from_micros(1)))
-    }
-}
-
-/// Which limit this is; its text is its name in the database and in what people read.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which limit this is. Relays are numbered as in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LimitName {
     /// Everything that leaves.
     Total,
     /// Everything through one relay.
-    Relay(String),
+    Relay(usize),
     /// Everything to one provider.
     Provider(i64),
+    /// All issues of one newsletter.
+    Newsletter(NewsletterId),
+    /// What a relay may bring to a provider today, while the two get used to each other.
+    WarmUp(usize, i64),
 }
 
-impl LimitName {
-    /// The name in the database.
-    pub fn key(&self) -> String {
-        match self {
-            Self::Total => "total".to_owned(),
-            Self::Relay(name) => format!("relay {name}"),
-            Self::Provider(id) => format!("provider {id}"),
-        }
-    }
+/// Where copies go, and whose they are: what decides which limits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The relay's number.
+    pub relay: usize,
+    /// The provider of their addresses.
+    pub provider: i64,
+    /// Their newsletter; none for service mail.
+    pub newsletter: Option<NewsletterId>,
 }
 
 /// What stands in the way of a copy, or does not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowance {
     /// So many copies may go (already taken from every limit on their way).
     Granted(u32),
@@ -116,179 +53,321 @@ pub enum Allowance {
     },
 }
 
+/// Uses to write down.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Uses {
+    /// How far each rate was used, by [`Limits::key`].
+    pub rates: Vec<(String, Timestamp)>,
+    /// Relay, provider, and how far they have come.
+    pub warm_ups: Vec<(String, i64, Progress)>,
+    /// What [`Limits::kept`] wants to hear once they are written.
+    pub version: u64,
+}
+
 /// All limits of one daemon.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    limits: BTreeMap<LimitName, Gcra>,
-    changed: bool,
+    relay_names: Vec<String>,
+    total: Option<Gcra>,
+    relays: BTreeMap<usize, Gcra>,
+    providers: BTreeMap<i64, Gcra>,
+    newsletters: BTreeMap<NewsletterId, Gcra>,
+    warm_ups: WarmUps,
+    /// Uses from before the start, for limits that come later.
+    before: HashMap<String, Timestamp>,
+    version: u64,
+    kept_version: u64,
 }
 
 impl Limits {
-    /// Adds a limit.
+    /// No limit yet, for relays of these names.
+    pub fn new(relay_names: Vec<String>) -> Self {
+        Self { relay_names, ..Self::default() }
+    }
+
+    /// Adds a rate.
     pub fn add(&mut self, name: LimitName, limit: Gcra) {
-        self.limits.insert(name, limit);
+        match name {
+            LimitName::Total => self.total = Some(limit),
+            LimitName::Relay(relay) => drop(self.relays.insert(relay, limit)),
+            LimitName::Provider(provider) => drop(self.providers.insert(provider, limit)),
+            LimitName::Newsletter(id) => drop(self.newsletters.insert(id, limit)),
+            LimitName::WarmUp(..) => {}
+        }
     }
 
-    /// Takes over uses that were kept under [`LimitName::key`].
-    pub fn restore(&mut self, kept: &[(String, Timestamp)], now: Timestamp) {
-        for (name, limit) in &mut self.limits {
-            if let Some((_, used_until)) = kept.iter().find(|(key, _)| *key == name.key()) {
-                limit.restore(*used_until, now);
+    /// Adds a warm-up ramp, for one provider or for all that have none of their own.
+    pub fn add_warm_up(&mut self, relay: usize, provider: Option<i64>, copies_per_day: &[u32]) {
+        self.warm_ups.add(relay, provider, copies_per_day);
+    }
+
+    /// Sets or lifts the rate of a newsletter, which may change at any time.
+    pub fn set_newsletter(&mut self, id: NewsletterId, per_second: Option<f64>, now: Timestamp) {
+        let Some(per_second) = per_second else {
+            self.newsletters.remove(&id);
+            return;
+        };
+        if let Some(limit) = self.newsletters.get_mut(&id) {
+            limit.change(per_second, None);
+            return;
+        }
+        let mut limit = Gcra::new(per_second, None);
+        if let Some(used_until) = self.before.get(&self.key(LimitName::Newsletter(id))) {
+            limit.restore(*used_until, now);
+        }
+        self.newsletters.insert(id, limit);
+    }
+
+    /// Takes over uses that were kept under [`Limits::key`].
+    pub fn restore(
+        &mut self,
+        rates: Vec<(String, Timestamp)>,
+        warm_ups: &[(String, i64, Progress)],
+        now: Timestamp,
+    ) {
+        self.before = rates.into_iter().collect();
+        for name in self.names().collect::<Vec<_>>() {
+            let used_until = self.before.get(&self.key(name)).copied();
+            if let (Some(limit), Some(used_until)) = (self.rate_mut(name), used_until) {
+                limit.restore(used_until, now);
+            }
+        }
+        for (relay, provider, progress) in warm_ups {
+            if let Some(relay) = self.relay_names.iter().position(|name| name == relay) {
+                self.warm_ups.restore(relay, *provider, *progress);
             }
         }
     }
 
-    /// Whether a provider has a limit of its own.
-    pub fn has_provider(&self, provider: i64) -> bool {
-        self.limits.contains_key(&LimitName::Provider(provider))
+    /// The name of a limit in the database.
+    pub fn key(&self, name: LimitName) -> String {
+        let relay = |relay: usize| self.relay_names.get(relay).map_or("?", String::as_str);
+        match name {
+            LimitName::Total => "total".to_owned(),
+            LimitName::Relay(number) => format!("relay {}", relay(number)),
+            LimitName::Provider(id) => format!("provider {id}"),
+            LimitName::Newsletter(id) => format!("newsletter {id}"),
+            LimitName::WarmUp(number, id) => format!("warm-up {} {id}", relay(number)),
+        }
     }
 
-    /// Takes up to `wanted` copies from every limit on the way of mail through `relay` to
-    /// `provider`: as many as the tightest of them allows.
-    pub fn take(&mut self, relay: &str, provider: i64, wanted: u32, now: Timestamp) -> Allowance {
-        let way = way(relay, provider);
+    /// Takes up to `wanted` copies from every limit on their way: as many as the tightest allows.
+    pub fn take(&mut self, way: Way, wanted: u32, now: Timestamp) -> Allowance {
         let mut granted = wanted;
-        for name in &way {
-            let Some(limit) = self.limits.get_mut(name) else { continue };
-            limit.notice_clock(now);
-            let available = limit.available(now);
-            if available == 0 {
-                return Allowance::Wait { until: limit.next_at(now), limit: name.clone() };
+        for name in names_on(way) {
+            if let Some(limit) = self.rate_mut(name) {
+                limit.notice_clock(now);
             }
-            granted = granted.min(available);
+            match self.available_from(name, now) {
+                None => {}
+                Some(0) => return self.wait_for(name, now),
+                Some(available) => granted = granted.min(available),
+            }
         }
-        for name in &way {
-            if let Some(limit) = self.limits.get_mut(name) {
+        for name in names_on(way) {
+            if let Some(limit) = self.rate_mut(name) {
                 limit.take(granted, now);
-                self.changed = true;
+                self.version += 1;
             }
+        }
+        if self.warm_ups.take(way.relay, way.provider, granted, now) {
+            self.version += 1;
         }
         Allowance::Granted(granted)
     }
 
-    /// How many copies each limit lets through at `now`.
-    pub fn available(&self, now: Timestamp) -> impl Iterator<Item = (&LimitName, u32)> {
-        self.limits.iter().map(move |(name, limit)| (name, limit.available(now)))
+    /// What keeps the next copy on `way` waiting, if anything does, and until when.
+    pub fn obstacle(&self, way: Way, now: Timestamp) -> Option<(LimitName, Timestamp)> {
+        let name =
+            names_on(way).into_iter().find(|name| self.available_from(*name, now) == Some(0))?;
+        match self.wait_for(name, now) {
+            Allowance::Wait { until, limit } => Some((limit, until)),
+            Allowance::Granted(_) => None,
+        }
+    }
+
+    /// Whether a warm-up ramp allows nothing more today.
+    pub fn is_warm_up_used_up(&self, relay: usize, provider: i64, now: Timestamp) -> bool {
+        self.warm_ups.available(relay, provider, now) == Some(0)
     }
 
     /// Gives back what was taken for copies that did not go.
-    pub fn refund(&mut self, relay: &str, provider: i64, copies: u32) {
-        for name in way(relay, provider) {
-            if let Some(limit) = self.limits.get_mut(&name) {
+    pub fn refund(&mut self, way: Way, copies: u32) {
+        if copies == 0 {
+            return;
+        }
+        for name in names_on(way) {
+            if let Some(limit) = self.rate_mut(name) {
                 limit.refund(copies);
-                self.changed = true;
+                self.version += 1;
             }
+        }
+        if self.warm_ups.refund(way.relay, way.provider, copies) {
+            self.version += 1;
         }
     }
 
-    /// The uses to keep, if any changed since the last call.
-    pub fn to_keep(&mut self) -> Vec<(String, Timestamp)> {
-        if !std::mem::take(&mut self.changed) {
-            return Vec::new();
+    /// How many copies each rate lets through at `now`.
+    pub fn available(&self, now: Timestamp) -> impl Iterator<Item = (LimitName, u32)> {
+        let count = move |name| Some((name, self.available_from(name, now)?));
+        self.names().filter_map(count)
+    }
+
+    /// The uses to keep, if any changed since the last ones that were kept.
+    pub fn to_keep(&self) -> Option<Uses> {
+        if self.version == self.kept_version {
+            return None;
         }
-        self.limits.iter().map(|(name, limit)| (name.key(), limit.used_until())).collect()
+        let rate = |name| Some((self.key(name), self.rate(name)?.used_until()));
+        let warm_up = |(relay, provider, progress): (usize, i64, Progress)| {
+            Some((self.relay_names.get(relay)?.clone(), provider, progress))
+        };
+        Some(Uses {
+            rates: self.names().filter_map(rate).collect(),
+            warm_ups: self.warm_ups.progress().filter_map(warm_up).collect(),
+            version: self.version,
+        })
+    }
+
+    /// Says that uses of this version are durable.
+    pub fn kept(&mut self, version: u64) {
+        self.kept_version = self.kept_version.max(version);
+    }
+
+    fn names(&self) -> impl Iterator<Item = LimitName> {
+        let total = self.total.iter().map(|_| LimitName::Total);
+        total
+            .chain(self.relays.keys().copied().map(LimitName::Relay))
+            .chain(self.providers.keys().copied().map(LimitName::Provider))
+            .chain(self.newsletters.keys().copied().map(LimitName::Newsletter))
+    }
+
+    fn rate(&self, name: LimitName) -> Option<&Gcra> {
+        match name {
+            LimitName::Total => self.total.as_ref(),
+            LimitName::Relay(relay) => self.relays.get(&relay),
+            LimitName::Provider(provider) => self.providers.get(&provider),
+            LimitName::Newsletter(id) => self.newsletters.get(&id),
+            LimitName::WarmUp(..) => None,
+        }
+    }
+
+    fn rate_mut(&mut self, name: LimitName) -> Option<&mut Gcra> {
+        match name {
+            LimitName::Total => self.total.as_mut(),
+            LimitName::Relay(relay) => self.relays.get_mut(&relay),
+            LimitName::Provider(provider) => self.providers.get_mut(&provider),
+            LimitName::Newsletter(id) => self.newsletters.get_mut(&id),
+            LimitName::WarmUp(..) => None,
+        }
+    }
+
+    fn available_from(&self, name: LimitName, now: Timestamp) -> Option<u32> {
+        match name {
+            LimitName::WarmUp(relay, provider) => self.warm_ups.available(relay, provider, now),
+            name => self.rate(name).map(|limit| limit.available(now)),
+        }
+    }
+
+    fn wait_for(&self, limit: LimitName, now: Timestamp) -> Allowance {
+        let until =
+            self.rate(limit).map_or_else(|| WarmUps::next_at(now), |rate| rate.next_at(now));
+        Allowance::Wait { until, limit }
     }
 }
 
-fn way(relay: &str, provider: i64) -> [LimitName; 3] {
-    [LimitName::Provider(provider), LimitName::Relay(relay.to_owned()), LimitName::Total]
+/// The limits on a way, the smallest first. Service mail belongs to no newsletter here.
+fn names_on(way: Way) -> impl IntoIterator<Item = LimitName> {
+    [
+        Some(LimitName::WarmUp(way.relay, way.provider)),
+        way.newsletter.map(LimitName::Newsletter),
+        Some(LimitName::Provider(way.provider)),
+        Some(LimitName::Relay(way.relay)),
+        Some(LimitName::Total),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::time::Duration;
 
     use super::*;
 
-    fn at(ms: i64) -> Timestamp {
-        Timestamp::from_microseconds(1_700_000_000_000_000 + ms * 1000)
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_microseconds(1_700_000_000_000_000).plus(Duration::from_millis(ms))
     }
 
-    proptest! {
-        /// I5: over any window, at most rate × window + burst.
-        #[test]
-        fn no_window_sees_more_than_its_share(
-            per_second in 0.5f64..2000.0,
-            burst in 1u32..100,
-            steps in prop::collection::vec((0i64..500, 1u32..80), 1..200),
-        ) {
-            let mut limit = Gcra::new(per_second, Some(burst));
-            let mut sent: Vec<(i64, u32)> = Vec::new();
-            let mut ms = 0;
-            for (wait, wanted) in steps {
-                ms += wait;
-                let granted = limit.available(at(ms)).min(wanted);
-                limit.take(granted, at(ms));
-                sent.push((ms, granted));
-            }
-            for (index, (start, _)) in sent.iter().enumerate() {
-                let mut sum = 0;
-                for (time, count) in &sent[index..] {
-                    sum += count;
-                    let seconds = (time - start) as f64 / 1000.0;
-                    prop_assert!(f64::from(sum) <= per_second * seconds + f64::from(burst) + 0.01);
-                }
-            }
-        }
-
-        /// Whoever waits until `next_at` gets a copy then.
-        #[test]
-        fn next_at_keeps_its_word(per_second in 0.1f64..5000.0, burst in 1u32..50) {
-            let mut limit = Gcra::new(per_second, Some(burst));
-            let now = at(0);
-            limit.take(limit.available(now), now);
-            let next = limit.next_at(now);
-            prop_assert!(next > now);
-            prop_assert!(limit.available(next) >= 1);
-        }
-    }
-
-    #[test]
-    fn a_restart_grants_no_new_allowance() {
-        let mut limit = Gcra::new(10.0, None);
-        limit.take(10, at(0));
-        let mut again = Gcra::new(10.0, None);
-        again.restore(limit.used_until(), at(50));
-        assert_eq!(again.available(at(50)), 0);
-        assert_eq!(again.available(at(100)), 1);
-    }
-
-    #[test]
-    fn a_clock_that_jumps_back_a_day_delays_one_burst_only() {
-        let mut limit = Gcra::new(10.0, None);
-        limit.take(10, at(86_400_000));
-        assert_eq!(limit.available(at(0)), 0);
-        assert!(limit.next_at(at(0)) <= at(101));
-        limit.take(1, at(0));
-        assert!(limit.used_until() <= at(1_200));
+    fn way(provider: i64) -> Way {
+        Way { relay: 0, provider, newsletter: Some(NewsletterId(3)) }
     }
 
     #[test]
     fn the_tightest_limit_on_the_way_decides_and_is_named() {
-        let mut limits = Limits::default();
+        let mut limits = Limits::new(vec!["main".into()]);
         limits.add(LimitName::Total, Gcra::new(100.0, None));
         limits.add(LimitName::Provider(1), Gcra::new(5.0, None));
-        assert_eq!(limits.take("main", 1, 32, at(0)), Allowance::Granted(5));
-        assert_eq!(limits.take("main", 2, 32, at(0)), Allowance::Granted(32));
-        let Allowance::Wait { limit, until } = limits.take("main", 1, 32, at(0)) else {
+        assert_eq!(limits.take(way(1), 32, at(0)), Allowance::Granted(5));
+        assert_eq!(limits.take(way(2), 32, at(0)), Allowance::Granted(32));
+        let Allowance::Wait { limit, until } = limits.take(way(1), 32, at(0)) else {
             panic!("the provider's limit is used up")
         };
         assert_eq!((limit, until <= at(201)), (LimitName::Provider(1), true));
-        limits.refund("main", 1, 2);
-        assert_eq!(limits.take("main", 1, 32, at(0)), Allowance::Granted(2));
-        assert_eq!(limits.to_keep().len(), 2);
-        assert!(limits.to_keep().is_empty());
+        assert_eq!(limits.obstacle(way(1), at(0)), Some((limit, until)));
+        limits.refund(way(1), 2);
+        assert_eq!(limits.obstacle(way(1), at(0)), None);
+        assert_eq!(limits.take(way(1), 32, at(0)), Allowance::Granted(2));
+    }
+
+    #[test]
+    fn uses_are_offered_until_they_are_kept() {
+        let mut limits = Limits::new(vec!["main".into()]);
+        limits.add(LimitName::Total, Gcra::new(100.0, None));
+        limits.add_warm_up(0, None, &[40]);
+        assert_eq!(limits.to_keep(), None);
+        limits.take(way(1), 10, at(0));
+        let uses = limits.to_keep().unwrap();
+        assert_eq!(limits.to_keep().as_ref(), Some(&uses), "a failed transaction asks again");
+        limits.take(way(1), 10, at(1));
+        limits.kept(uses.version);
+        let uses = limits.to_keep().unwrap();
+        limits.kept(uses.version);
+        assert_eq!(limits.to_keep(), None);
+
+        let mut again = Limits::new(vec!["main".into()]);
+        again.add(LimitName::Total, Gcra::new(100.0, None));
+        again.add_warm_up(0, None, &[40]);
+        again.restore(uses.rates, &uses.warm_ups, at(1));
+        assert_eq!(again.available(at(1)).collect::<Vec<_>>(), [(LimitName::Total, 80)]);
+        assert_eq!(again.take(way(1), 32, at(1)), Allowance::Granted(20));
+        assert!(again.is_warm_up_used_up(0, 1, at(1)));
+    }
+
+    #[test]
+    fn a_newsletters_rate_can_change_at_any_time_and_forgets_nothing() {
+        let mut limits = Limits::new(vec!["main".into()]);
+        let newsletter = NewsletterId(3);
+        limits.restore(vec![("newsletter 3".into(), at(1000))], &[], at(0));
+        limits.set_newsletter(newsletter, Some(10.0), at(0));
+        assert_eq!(limits.obstacle(way(1), at(0)).unwrap().0, LimitName::Newsletter(newsletter));
+        limits.set_newsletter(newsletter, Some(20.0), at(0));
+        assert_eq!(limits.take(way(1), 32, at(1000)), Allowance::Granted(20));
+        let service = Way { newsletter: None, ..way(1) };
+        assert_eq!(limits.take(service, 1, at(1000)), Allowance::Granted(1));
+        limits.set_newsletter(newsletter, None, at(1000));
+        assert_eq!(limits.take(way(1), 32, at(1000)), Allowance::Granted(32));
     }
 
     #[test]
     fn a_clock_that_is_set_back_costs_a_burst_and_not_a_day() {
-        const DAY_MS: i64 = 86_400_000;
-        let mut limits = Limits::default();
+        const DAY_MS: u64 = 86_400_000;
+        let mut limits = Limits::new(vec!["main".into()]);
         limits.add(LimitName::Total, Gcra::new(10.0, Some(5)));
-        assert_eq!(limits.take("main", 0, 5, at(DAY_MS)), Allowance::Granted(5));
+        assert_eq!(limits.take(way(0), 5, at(DAY_MS)), Allowance::Granted(5));
         // Back by a day: as after a full use, and then as ever.
-        assert!(matches!(limits.take("main", 0, 5, at(0)), Allowance::Wait { .. }));
-        assert_eq!(limits.take("main", 0, 5, at(200)), Allowance::Granted(2));
-        assert_eq!(limits.take("main", 0, 5, at(5000)), Allowance::Granted(5));
+        assert!(matches!(limits.take(way(0), 5, at(0)), Allowance::Wait { .. }));
+        assert_eq!(limits.take(way(0), 5, at(200)), Allowance::Granted(2));
+        assert_eq!(limits.take(way(0), 5, at(5000)), Allowance::Granted(5));
     }
 }

@@ -179,7 +179,7 @@ fn slowest(config: &Config, providers: &Providers, shares: &[Share], recipients:
     let by_provider = config.limits.provider.iter().filter_map(|limit| {
         let id = providers.by_name(&limit.name)?;
         let share = shares.iter().find(|share| share.provider == id.0)?;
-        Some(seconds(share.recipients, limit.per_second))
+        Some(seconds(share.recipients, limit.per_second?))
     });
     let longest = by_provider.chain(total).chain(relays).fold(0.0, f64::max);
     Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX)

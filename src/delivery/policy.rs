@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use super::dispatch::Wrong;
 use crate::{
-    bounce::classify::{self, Classification, Evidence, Fault, Permanence},
+    bounce::classify::{self, Classification, Evidence, Fault, Permanence, Reason},
     db::state::{CopyState, EventKind},
     provider::ProviderId,
     smtp::{
@@ -162,6 +163,45 @@ fn again(
     }
 }
 
+/// What a try says about the way it went, for breakers and concurrency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// The way works: the copy was taken, or refused for the sake of its own mailbox.
+    Fine,
+    /// It says nothing: nothing was tried, or nobody spoke.
+    Nothing,
+    /// Something is wrong.
+    Wrong(Wrong),
+}
+
+/// What `verdict`, on which `decision` was made, says about the way.
+///
+/// Only what a server said or did counts. Greylisting is a custom and no trouble; a full mailbox is
+/// its reader's.
+pub fn signal(verdict: &Verdict, decision: &Decision) -> Signal {
+    match verdict {
+        Verdict::Accepted(_) => Signal::Fine,
+        Verdict::NotSent(_) => Signal::Nothing,
+        Verdict::Failed { .. } if !decision.counts => Signal::Nothing,
+        Verdict::Failed { .. } | Verdict::Uncertain { .. } => Signal::Wrong(Wrong::Relay),
+        Verdict::Refused { phase, reply } => {
+            let named = matches!(phase, Phase::RcptTo | Phase::Data | Phase::Body | Phase::Dot);
+            let class = decision.class.as_ref();
+            let of_reader = class.is_some_and(|class| {
+                matches!(class.fault, Fault::Recipient | Fault::Mailbox)
+                    || class.reason == Reason::Greylisted
+            });
+            match (named, reply.is_permanent()) {
+                _ if reply.is_closing() && of_reader => Signal::Wrong(Wrong::Copy),
+                _ if of_reader => Signal::Fine,
+                (_, true) => Signal::Wrong(Wrong::Copy),
+                (true, false) => Signal::Wrong(Wrong::Provider),
+                (false, false) => Signal::Wrong(Wrong::Relay),
+            }
+        }
+    }
+}
+
 /// Whose fault the refusal is.
 pub fn classify_reply(phase: Phase, reply: &Reply, provider: ProviderId) -> Classification {
     classify::classify(&Evidence {
@@ -287,6 +327,29 @@ mod tests {
         assert_ne!(decision.class.unwrap().fault, Fault::Recipient);
         let decision = after(&refusal(Phase::RcptTo, 550, "5.1.1 no such user"), 0, at(0));
         assert_eq!(decision.class.unwrap().fault, Fault::Recipient);
+    }
+
+    #[test]
+    fn what_a_try_says_about_the_way() {
+        let says = |verdict: Verdict| signal(&verdict, &after(&verdict, 0, at(0)));
+        let wrong = Signal::Wrong;
+        for (phase, code, text, expected) in [
+            (Phase::RcptTo, 451, "4.7.1 try later, please", wrong(Wrong::Provider)),
+            (Phase::RcptTo, 451, "4.7.1 Greylisted", Signal::Fine),
+            (Phase::RcptTo, 452, "4.2.2 mailbox full", Signal::Fine),
+            (Phase::RcptTo, 550, "5.1.1 no such user", Signal::Fine),
+            (Phase::Dot, 554, "5.7.1 spam", wrong(Wrong::Copy)),
+            (Phase::Dot, 452, "4.3.1 disk full on server", wrong(Wrong::Provider)),
+            (Phase::MailFrom, 452, "4.3.1 disk full on server", wrong(Wrong::Relay)),
+        ] {
+            assert_eq!(says(refusal(phase, code, text)), expected, "{phase} {code} {text}");
+        }
+        assert_eq!(says(Verdict::Accepted(Reply::new(250, "ok"))), Signal::Fine);
+        let error = || WireError::Closed;
+        assert_eq!(says(Verdict::Uncertain { error: error() }), wrong(Wrong::Relay));
+        let lost = Verdict::Failed { phase: Phase::MailFrom, error: error() };
+        let idle = decide(&lost, 0, false, ProviderId::OTHER, &schedule(), at(0), 0.0);
+        assert_eq!(signal(&lost, &idle), Signal::Nothing, "an idle connection was closed");
     }
 
     proptest! {

@@ -83,7 +83,7 @@ mod tests {
         let db = Db::open(&OpenOptions::new(folder.path().join("test.db"))).await.unwrap();
         db.write(
             "INSERT INTO newsletter VALUES \
-             (1, 'u', 'sre', 'SRE', '', 'SRE', 'a@b.example', '', '', 'en', '', '', 0)",
+             (1, 'u', 'sre', 'SRE', '', 'SRE', 'a@b.example', '', '', 'en', '', '', NULL, 0)",
         )
         .execute()
         .await

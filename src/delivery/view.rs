@@ -4,10 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    breaker::State,
     conductor::{self, InMotion},
-    connection::Relay,
-    dispatch::{Dispatch, LimitedBy},
+    dispatch::{Dispatch, LimitedBy, Names},
     queue,
+    relay::Relay,
     shedding::{Shedding, Verdict},
     tallies::Tallies,
     tally::Tally,
@@ -19,8 +20,8 @@ use crate::{
         state::{CopyState, IssueState},
     },
     id::IssueId,
-    provider::{ProviderId, Providers},
-    telemetry::{Metrics, RelaySample, Sample, Work},
+    provider::Providers,
+    telemetry::{BreakerSample, Metrics, RelaySample, Sample, Work},
     timestamp::Timestamp,
 };
 
@@ -87,34 +88,60 @@ impl View {
             )
             .one()
             .await?;
-        let limit_name = |name: &super::limits::LimitName| match name {
-            super::limits::LimitName::Provider(id) => {
-                format!("provider {}", providers.name(ProviderId(*id)))
-            }
-            other => other.key(),
-        };
+        let names = Names { relays: self.dispatch.relay_names(), providers };
         let limits = self.dispatch.limits_available();
+        let explanation = self.dispatch.explain();
         Ok(Sample {
             shedding: self.shedding.level() as i64,
             copies: self.copies(&issues),
             oldest_due,
             service_waiting: service.waiting,
             service_oldest_due: service.oldest.map_or(Duration::ZERO, |due| now.since(due)),
-            limited_by: (self.dispatch.limited_by().word(), LimitedBy::WORDS),
+            limited_by: (explanation.everything.word(), LimitedBy::WORDS),
+            providers_limited_by: explanation
+                .providers
+                .iter()
+                .map(|(provider, by)| (names.provider(*provider).to_owned(), by.word()))
+                .collect(),
             limits: limits
                 .iter()
-                .map(|(name, copies)| (limit_name(name), i64::from(*copies)))
+                .map(|(name, copies)| (names.limit(*name), i64::from(*copies)))
                 .collect(),
             relays: self.relays.iter().map(|relay| self.relay(relay)).collect(),
+            breakers: self.breakers(&names),
         })
     }
 
     fn relay(&self, relay: &Relay) -> RelaySample {
+        let standing = self.dispatch.standings().into_iter().nth(relay.index);
         RelaySample {
             name: relay.name.clone(),
             good: relay.health.is_good(),
-            suspended: self.dispatch.is_suspended(relay.index),
+            suspended: standing.as_ref().is_some_and(|standing| standing.suspended),
+            in_use: standing.as_ref().map_or(0, |standing| i64::from(standing.in_use)),
+            connections: standing.as_ref().map_or(0, |standing| i64::from(standing.connections)),
         }
+    }
+
+    /// The breakers of relays, and those of providers that are not closed.
+    fn breakers(&self, names: &Names<'_>) -> Vec<BreakerSample> {
+        let mut samples = Vec::new();
+        for (relay, standing) in self.dispatch.standings().into_iter().enumerate() {
+            let whole = ("all".to_owned(), standing.breaker.0);
+            let of_providers = standing.providers.into_iter();
+            let of_providers = of_providers
+                .map(|(provider, state, ..)| (names.provider(provider).to_owned(), state))
+                .filter(|(_, state)| *state != State::Closed);
+            for (provider, state) in std::iter::once(whole).chain(of_providers) {
+                let relay = names.relay(relay).to_owned();
+                samples.push(BreakerSample {
+                    relay,
+                    provider,
+                    state: (state.word(), &State::WORDS),
+                });
+            }
+        }
+        samples
     }
 
     /// Copies by state, waiting ones told apart.

@@ -13,6 +13,7 @@ use crate::{
     db::{self, Db, record::record, state::IssueState},
     delivery::{
         control::Edition,
+        dispatch::NOTHING,
         gates::{Finding, Gate},
         queue, status as engine,
         tally::Tally,
@@ -218,7 +219,7 @@ pub async fn issue_status(
         audience,
         equation,
         holds: equation.total() == audience,
-        limited_by: limited_by(db, edition, scope.providers).await?,
+        limited_by: limited_by(db, edition).await?,
         eta: course.eta(&pace, scope.now),
         next: course.next(),
         approval,
@@ -308,24 +309,19 @@ pub fn outcome(equation: &Equation) -> String {
     words.join(", ")
 }
 
-async fn limited_by(db: &Db, edition: &Edition, providers: &Providers) -> db::Result<String> {
+async fn limited_by(db: &Db, edition: &Edition) -> db::Result<String> {
     if edition.state != IssueState::Sending {
         return Ok(format!("nothing is being sent: the issue is {}", edition.state));
     }
-    let state = engine::read(db).await?;
-    Ok(state.map_or_else(
-        || "no daemon runs; start one with `postrider serve`".to_owned(),
-        |state| name_provider(&state.limited_by, providers),
-    ))
-}
-
-/// The engine names limits as the database does: `provider 3`. People know the provider's name.
-pub fn name_provider(words: &str, providers: &Providers) -> String {
-    let named = words.rsplit_once("provider ").and_then(|(start, id)| {
-        let id = id.parse().ok()?;
-        Some(format!("{start}provider {}", providers.name(ProviderId(id))))
-    });
-    named.unwrap_or_else(|| words.to_owned())
+    let Some(state) = engine::read(db).await? else {
+        return Ok("no daemon runs; start one with `postrider serve`".to_owned());
+    };
+    if let Some(words) = state.shedding {
+        return Ok(words);
+    }
+    let own = state.issues.into_iter().find(|limit| limit.issue == edition.id);
+    // Without copies in memory, the issue has nothing that could go now.
+    Ok(own.map_or_else(|| NOTHING.to_owned(), |own| own.limited_by))
 }
 
 async fn uncertain(db: &Db, issue: IssueId) -> db::Result<Vec<Uncertain>> {
@@ -337,18 +333,4 @@ async fn uncertain(db: &Db, issue: IssueId) -> db::Result<Vec<Uncertain>> {
     copies.retain(|copy| seen.insert(copy.subscriber_id));
     copies.reverse();
     Ok(copies)
-}
-
-#[cfg(test)]
-mod unit_tests {
-    use super::*;
-
-    #[test]
-    fn limits_of_providers_have_the_names_that_people_know() {
-        let google = Providers::embedded().by_name("google").unwrap();
-        let words = format!("the rate limit of provider {google}");
-        let providers = Providers::embedded();
-        assert_eq!(name_provider(&words, providers), "the rate limit of provider google");
-        assert_eq!(name_provider("the rate limit of total", providers), "the rate limit of total");
-    }
 }

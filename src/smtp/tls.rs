@@ -18,7 +18,9 @@ use tokio_rustls::rustls::crypto::{
     CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
 };
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime,
+};
 use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore, SignatureScheme,
 };
@@ -44,6 +46,17 @@ pub struct TlsTrust {
     /// Accept any certificate. The connection is then encrypted, but to nobody in particular; only
     /// ever set by an operator's explicit word.
     pub accept_invalid: bool,
+    /// What we show when the server asks who we are.
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// A PEM file with the certificate, and those between it and its root.
+    pub chain_file: PathBuf,
+    /// A PEM file with the private key.
+    pub key_file: PathBuf,
 }
 
 /// Why no TLS client could be built.
@@ -52,6 +65,14 @@ pub enum TlsError {
     /// The file with extra roots cannot be read or has no certificate in it.
     #[error("cannot take certificates from {path}: {why}; give a PEM file with at least one root")]
     ExtraCa {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong with it.
+        why: String,
+    },
+    /// The client certificate or its key cannot be read.
+    #[error("cannot take the client certificate or key from {path}: {why}")]
+    Identity {
         /// The file.
         path: PathBuf,
         /// What went wrong with it.
@@ -98,11 +119,18 @@ impl TlsClient {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?;
-        let config = if trust.accept_invalid {
+        let builder = if trust.accept_invalid {
             let verifier = Arc::new(AnyCertificate { provider });
-            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(verifier)
         } else {
-            builder.with_root_certificates(roots(trust)?).with_no_client_auth()
+            builder.with_root_certificates(roots(trust)?)
+        };
+        let config = match &trust.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = (identity.chain()?, identity.key()?);
+                builder.with_client_auth_cert(chain, key)?
+            }
         };
         Ok(Self { config: Arc::new(config), name })
     }
@@ -126,6 +154,27 @@ impl Encryption {
             TlsMode::None => Self::None,
             TlsMode::StartTls => Self::StartTls(TlsClient::new(host, trust)?),
             TlsMode::Implicit => Self::Implicit(TlsClient::new(host, trust)?),
+        })
+    }
+}
+
+impl Identity {
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let path = &self.chain_file;
+        let fail = |why: String| TlsError::Identity { path: path.clone(), why };
+        let chain = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| fail(error.to_string()))?;
+        if chain.is_empty() {
+            return Err(fail("there is no certificate in it".to_owned()));
+        }
+        Ok(chain)
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_file(&self.key_file).map_err(|error| TlsError::Identity {
+            path: self.key_file.clone(),
+            why: error.to_string(),
         })
     }
 }

@@ -77,12 +77,27 @@ pub struct Sample {
     pub service_oldest_due: Duration,
     /// What holds mail back: the name, of all the names there are.
     pub limited_by: (&'static str, &'static [&'static str]),
+    /// The same for each provider with copies in memory.
+    pub providers_limited_by: Vec<(String, &'static str)>,
     /// How many copies each rate limit lets through now.
     pub limits: Vec<(String, i64)>,
     /// Each relay.
     pub relays: Vec<RelaySample>,
     /// What is given up for want of something: 0 nothing, 1 stages, 2 issues, 3 sign-ups.
     pub shedding: i64,
+    /// The breakers of relays, and those of providers that are not closed.
+    pub breakers: Vec<BreakerSample>,
+}
+
+/// One breaker, for gauges.
+#[derive(Debug, Clone)]
+pub struct BreakerSample {
+    /// The relay.
+    pub relay: String,
+    /// The provider there; `all` for the whole relay.
+    pub provider: String,
+    /// Its state: the name, of all the names there are.
+    pub state: (&'static str, &'static [&'static str]),
 }
 
 /// One relay, for gauges.
@@ -94,6 +109,10 @@ pub struct RelaySample {
     pub good: bool,
     /// Whether an operator suspended it.
     pub suspended: bool,
+    /// How many connections have copies in hand.
+    pub in_use: i64,
+    /// How many may have.
+    pub connections: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +143,19 @@ struct LimitLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderByLabel {
+    provider: String,
+    by: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BreakerLabel {
+    relay: String,
+    provider: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RelayLabel {
     relay: String,
 }
@@ -148,6 +180,10 @@ struct Gauges {
     relay_up: Family<RelayLabel, Gauge>,
     relay_suspended: Family<RelayLabel, Gauge>,
     shedding: Gauge,
+    relay_in_use: Family<RelayLabel, Gauge>,
+    relay_connections: Family<RelayLabel, Gauge>,
+    providers_limited: Family<ProviderByLabel, Gauge>,
+    breakers: Family<BreakerLabel, Gauge>,
 }
 
 /// Everything `/metrics` shows.
@@ -295,6 +331,14 @@ impl Gauges {
         registry.register("shedding_level", shedding, self.shedding.clone());
         let suspended = "Whether an operator suspended a relay";
         registry.register("relay_suspended", suspended, self.relay_suspended.clone());
+        let in_use = "How many connections to a relay have copies in hand";
+        registry.register("relay_connections_in_use", in_use, self.relay_in_use.clone());
+        let connections = "How many connections to a relay may work now";
+        registry.register("relay_connections_allowed", connections, self.relay_connections.clone());
+        let limited = "What holds mail to a provider back now; only while copies for it wait";
+        registry.register("provider_limited", limited, self.providers_limited.clone());
+        let breakers = "The state of a breaker (1): of a relay, or of a provider there";
+        registry.register("breaker_state", breakers, self.breakers.clone());
     }
 
     fn set(&self, sample: &Sample) {
@@ -316,6 +360,22 @@ impl Gauges {
             let label = RelayLabel { relay: relay.name.clone() };
             self.relay_up.get_or_create(&label).set(i64::from(relay.good));
             self.relay_suspended.get_or_create(&label).set(i64::from(relay.suspended));
+            self.relay_in_use.get_or_create(&label).set(relay.in_use);
+            self.relay_connections.get_or_create(&label).set(relay.connections);
+        }
+        self.providers_limited.clear();
+        for (provider, by) in &sample.providers_limited_by {
+            let label = ProviderByLabel { provider: provider.clone(), by };
+            self.providers_limited.get_or_create(&label).set(1);
+        }
+        self.breakers.clear();
+        for breaker in &sample.breakers {
+            let (now, all) = breaker.state;
+            for state in all {
+                let (relay, provider) = (breaker.relay.clone(), breaker.provider.clone());
+                let label = BreakerLabel { relay, provider, state };
+                self.breakers.get_or_create(&label).set(i64::from(*state == now));
+            }
         }
     }
 }
@@ -345,7 +405,19 @@ mod tests {
             copies: vec![("queued", 12)],
             oldest_due: Duration::from_millis(1500),
             limited_by: ("rate", &["nothing", "rate"]),
-            relays: vec![RelaySample { name: "main \"1\"".into(), good: true, suspended: false }],
+            relays: vec![RelaySample {
+                name: "main \"1\"".into(),
+                good: true,
+                suspended: false,
+                in_use: 3,
+                connections: 8,
+            }],
+            providers_limited_by: vec![("google".into(), "breaker")],
+            breakers: vec![BreakerSample {
+                relay: "main".into(),
+                provider: "google".into(),
+                state: ("open", &["closed", "open"]),
+            }],
             ..Sample::default()
         };
         let text = metrics.encode(&sample);
@@ -362,6 +434,9 @@ mod tests {
             "postrider_oldest_due_seconds 1.5",
             "postrider_limited{by=\"rate\"} 1",
             "postrider_limited{by=\"nothing\"} 0",
+            "postrider_provider_limited{provider=\"google\",by=\"breaker\"} 1",
+            "postrider_breaker_state{relay=\"main\",provider=\"google\",state=\"open\"} 1",
+            "postrider_breaker_state{relay=\"main\",provider=\"google\",state=\"closed\"} 0",
             "postrider_relay_up{relay=\"main \\\"1\\\"\"} 1",
             "# EOF",
         ] {

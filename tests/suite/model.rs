@@ -416,7 +416,7 @@ impl Bench {
         let claim = queue::open_claim(&mut tx, node).await.unwrap();
         let stage = self.model.stage;
         let claimed = if due {
-            queue::claim_due(&mut tx, claim, ISSUE, now(), stage, limit).await.unwrap()
+            queue::claim_due(&mut tx, claim, ISSUE, "[]", now(), stage, limit).await.unwrap()
         } else {
             let (lane, after) = (Lane::AllBut("[]".to_owned()), SubscriberId(0));
             queue::claim_first_tries(&mut tx, claim, ISSUE, &lane, after, stage, limit)

@@ -53,12 +53,14 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
             ));
         }
     }
-    for limit in &config.limits.provider {
-        if Providers::embedded().by_name(&limit.name).is_none() {
+    let limited = config.limits.provider.iter().map(|limit| &limit.name);
+    let warmed_up = config.limits.warm_up.iter().filter_map(|ramp| ramp.provider.as_ref());
+    for name in limited.chain(warmed_up) {
+        if Providers::embedded().by_name(name).is_none() {
             let known: Vec<_> = Providers::embedded().iter().map(|one| one.name.as_str()).collect();
             findings.push(Finding::error(
                 "limits",
-                format!("there is no provider `{}`", limit.name),
+                format!("there is no provider `{name}`"),
                 format!("use one of {}", known.join(", ")),
             ));
         }
@@ -231,6 +233,7 @@ mod tests {
             language: "en".into(),
             postal_address: postal.into(),
             accent_color: String::new(),
+            per_second: None,
             created_at: Timestamp::default(),
         }
     }

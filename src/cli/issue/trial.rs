@@ -18,8 +18,8 @@ use crate::{
     },
     delivery::{
         compose::{Compiled, Composer, Prepared},
-        engine,
         preflight::{Addressee, unrecorded_copy},
+        relay::Relay,
     },
     id::{IssueId, SubscriberId},
     smtp::client::{Outgoing, Session, Verdict},
@@ -71,9 +71,9 @@ pub(super) async fn run(context: &Context, args: Test) -> anyhow::Result<()> {
     let compiled = Compiled::new(&content, manuscript.newsletter.id, IssueId(0), now)?;
     let prepared = Prepared::Issue(Arc::new(compiled));
     let relay = relays(&context.config).swap_remove(0);
-    let endpoint = engine::endpoint(&relay, &context.config)
+    let way = Relay::new(0, &relay, &context.config)
         .map_err(|problem| anyhow::anyhow!("relay `{}`: {problem}", relay.name))?;
-    let mut session = Session::connect(&endpoint).await.with_context(|| {
+    let mut session = way.connect().await.with_context(|| {
         let hint = if context.config.relay.is_empty() {
             "; the built-in mailbox runs with `postrider serve`"
         } else {

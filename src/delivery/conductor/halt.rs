@@ -11,9 +11,9 @@ use crate::{
         state::{EventKind, IssueState},
     },
     delivery::{
-        connection::Relay,
         gates::{self, Finding, Gate, Look},
         history,
+        relay::Relay,
         tally::Tally,
     },
     event::{self, Event},

@@ -38,6 +38,8 @@ record! {
         pub approved_at: Option<Timestamp>,
         /// The stage after which it halts again.
         pub hold_after: Option<i64>,
+        /// Its newsletter's rate, in copies a second.
+        pub per_second: Option<f64>,
     }
 }
 
@@ -49,7 +51,8 @@ pub async fn in_motion(db: &Db) -> db::Result<Vec<InMotion>> {
     db.query(
         "SELECT id, newsletter_id, number, state, stage, sends_at, started_at, expires_at, \
          acknowledged, warnings, approved_at, hold_after, \
-         (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages \
+         (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages, \
+         (SELECT per_second FROM newsletter WHERE id = newsletter_id) AS per_second \
          FROM issue INDEXED BY issue_in_motion \
          WHERE state > 0 AND finished_at IS NULL ORDER BY id",
     )

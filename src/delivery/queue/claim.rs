@@ -33,6 +33,7 @@ pub(super) const FIRST_OF_OTHERS: &str =
 pub(super) const DUE: &str = "SELECT json_group_array(json_array(subscriber_id, provider, stage, attempt)) FROM ( \
      SELECT subscriber_id, provider, stage, attempt FROM delivery INDEXED BY delivery_due \
      WHERE issue_id = $1 AND state = 0 AND due_at <= $2 AND stage <= $3 \
+     AND provider NOT IN (SELECT value FROM json_each($5)) \
      ORDER BY due_at LIMIT $4)";
 pub(super) const CLAIM: &str = "UPDATE delivery SET state = 1, claim_id = $1 \
      WHERE issue_id = $2 AND subscriber_id IN (SELECT value FROM json_each($3)) AND state = 0";
@@ -61,17 +62,19 @@ pub async fn claim_first_tries(
     take(tx, claim, issue, found).await
 }
 
-/// Claims up to `limit` copies of `issue` whose next try is due.
+/// Claims up to `limit` copies of `issue` whose next try is due, but for the providers in the JSON
+/// array `but`.
 pub async fn claim_due(
     tx: &mut Tx,
     claim: i64,
     issue: IssueId,
+    but: &str,
     now: Timestamp,
     stage: i64,
     limit: u32,
 ) -> db::Result<Vec<Claimed>> {
     let query = tx.query(DUE).bind(issue).bind(now).bind(stage).bind(i64::from(limit));
-    let found = query.scalar().await?;
+    let found = query.bind(but.to_owned()).scalar().await?;
     take(tx, claim, issue, found).await
 }
 

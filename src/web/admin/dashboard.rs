@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     db::state::IssueState,
-    delivery::status::{self, EngineState, RelayState},
+    delivery::status::{self, BreakerState, EngineState},
     report::{self, Equation, IssueLine},
     web::error::Problem,
 };
@@ -26,17 +26,32 @@ struct Overview {
     now: Instant,
     /// What holds mail back; none when no daemon runs.
     limited_by: Option<String>,
+    /// Providers whose copies wait for something of their own.
+    held_providers: Vec<HeldView>,
     relays: Vec<RelayView>,
     issues: Vec<IssueView>,
+}
+
+#[derive(Serialize)]
+struct HeldView {
+    provider: String,
+    limited_by: String,
 }
 
 #[derive(Serialize)]
 struct RelayView {
     name: String,
     address: String,
-    /// `good`, `suspended` or `failing`.
+    /// `good`, `suspended`, `held` or `failing`.
     state: &'static str,
     failure: Option<FailureView>,
+    /// What limits it.
+    limited_by: String,
+    /// How many connections have copies in hand, and how many may.
+    in_use: u32,
+    connections: u32,
+    /// Breakers that are not closed and providers with fewer connections, in words.
+    breakers: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -69,9 +84,8 @@ pub(super) async fn show(
     let issues = report::latest_issues(&state.db, ISSUES_MAX).await?;
     let overview = Overview {
         now: words::instant(state.now()),
-        limited_by: engine
-            .as_ref()
-            .map(|engine| report::name_provider(&engine.limited_by, &state.providers)),
+        limited_by: engine.as_ref().map(|engine| engine.limited_by.clone()),
+        held_providers: engine.as_ref().map_or_else(Vec::new, held),
         relays: engine.into_iter().flat_map(relays).collect(),
         issues: issues.into_iter().map(|issue| view(&state, issue)).collect(),
     };
@@ -79,16 +93,40 @@ pub(super) async fn show(
     state.pages.page("dashboard", &frame, overview)
 }
 
+/// What is said of providers beyond what holds for everything.
+fn held(engine: &EngineState) -> Vec<HeldView> {
+    let of_their_own = engine.providers.iter().filter(|held| held.limited_by != engine.limited_by);
+    of_their_own
+        .map(|held| HeldView {
+            provider: held.provider.clone(),
+            limited_by: held.limited_by.clone(),
+        })
+        .collect()
+}
+
 fn relays(engine: EngineState) -> impl Iterator<Item = RelayView> {
     engine.relays.into_iter().map(|relay| {
-        let RelayState { name, address, suspended, good, last_failure } = relay;
-        let state = match (suspended, good) {
+        let breaker = relay.breaker();
+        let state = match (relay.suspended, relay.good) {
             (true, _) => "suspended",
-            (false, true) => "good",
             (false, false) => "failing",
+            (false, true) if breaker.is_some() => "held",
+            (false, true) => "good",
         };
-        let failure = last_failure.map(|(at, what)| FailureView { at: words::instant(at), what });
-        RelayView { name, address, state, failure }
+        let breakers = relay.breakers.iter().filter(|found| found.is_notable());
+        let breakers = breakers.map(BreakerState::describe).collect();
+        let failure =
+            relay.last_failure.map(|(at, what)| FailureView { at: words::instant(at), what });
+        RelayView {
+            name: relay.name,
+            address: relay.address,
+            state,
+            failure,
+            limited_by: relay.limited_by,
+            in_use: relay.in_use,
+            connections: relay.connections,
+            breakers,
+        }
     })
 }
 

@@ -55,7 +55,7 @@ impl Authority {
     }
 
     fn trust(&self) -> TlsTrust {
-        TlsTrust { extra_ca: Some(self.root.clone()), accept_invalid: false }
+        TlsTrust { extra_ca: Some(self.root.clone()), ..TlsTrust::default() }
     }
 }
 
@@ -250,7 +250,7 @@ async fn a_certificate_that_does_not_fit_ends_it_before_any_command() {
 #[tokio::test]
 async fn any_certificate_will_do_only_on_an_explicit_word() {
     let authority = Authority::issuing("other.example", 2021);
-    let trust = TlsTrust { extra_ca: None, accept_invalid: true };
+    let trust = TlsTrust { accept_invalid: true, ..TlsTrust::default() };
     let (port, _, _task) = start(&authority, Upgrade::Implicit, Plan::plain()).await;
     let endpoint = endpoint(port, TlsMode::Implicit, "mail.example", &trust);
     let session = Session::connect(&endpoint).await.unwrap();
@@ -303,11 +303,11 @@ fn settings_that_cannot_work_are_refused_at_the_start() {
     let empty = folder.path().join("empty.pem");
     std::fs::write(&empty, "no certificate here\n").unwrap();
     for path in [empty, folder.path().join("missing.pem")] {
-        let trust = TlsTrust { extra_ca: Some(path), accept_invalid: false };
+        let trust = TlsTrust { extra_ca: Some(path), ..TlsTrust::default() };
         let error = Encryption::new(TlsMode::Implicit, "mail.example", &trust).unwrap_err();
         assert!(matches!(error, TlsError::ExtraCa { .. }), "{error}");
     }
-    let trust = TlsTrust { extra_ca: None, accept_invalid: true };
+    let trust = TlsTrust { accept_invalid: true, ..TlsTrust::default() };
     let error = Encryption::new(TlsMode::StartTls, "not a host", &trust).unwrap_err();
     assert!(matches!(error, TlsError::Name { .. }), "{error}");
     let none = Encryption::new(TlsMode::None, "not a host", &trust).unwrap();

@@ -2,26 +2,17 @@
 
 use super::*;
 use crate::{
-    config::{Relay, RelayAuth, RelayTls},
+    config::Relay,
     delivery::engine::{Engine, Parts},
     issue::Renderer,
 };
 
 async fn engine(house: &House) -> Engine {
+    // Nobody listens there, and nothing is sent: the issue of the house is paused.
     let relay = Relay {
-        name: "main".into(),
-        host: "127.0.0.1".into(),
-        // Nobody listens there, and nothing is sent: the issue of the house is paused.
-        port: 9,
-        tls: RelayTls::None,
-        ca_file: None,
-        auth: RelayAuth::Auto,
-        username: None,
-        password: None,
         connections: 1,
         per_second: Some(50.0),
-        burst: None,
-        messages_per_connection: 100,
+        ..Relay::local("main", "127.0.0.1:9".parse().unwrap())
     };
     let config = Config {
         data_folder: house.folder.path().to_owned(),
