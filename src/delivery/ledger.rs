@@ -5,8 +5,9 @@
 //! A failed transaction is tried again as it was: outcomes are never dropped, and a handoff that
 //! cannot be written is a handoff that did not happen.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
@@ -29,6 +30,9 @@ use crate::{
 const WAITING_MAX: usize = 2048;
 /// How many requests one transaction takes: about what an fsync's time is worth.
 const GROUP_MAX: usize = 1024;
+
+/// The exit code after a defect of our own (`EX_SOFTWARE` of `sysexits.h`).
+const EXIT_DEFECT: i32 = 70;
 
 /// Which copies to claim.
 #[derive(Debug, Clone)]
@@ -139,7 +143,19 @@ impl Writer {
     /// Starts the writer. It stops when every [`Ledger`] is dropped and all is written.
     pub fn start(self) -> (Ledger, tokio::task::JoinHandle<()>) {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
-        (Ledger { requests }, tokio::spawn(self.run(inbox)))
+        (Ledger { requests }, tokio::spawn(self.run_or_end(inbox)))
+    }
+
+    /// A daemon that cannot write its ledger any more must not look alive. It ends as if it were
+    /// killed, which loses nothing, and whoever supervises it starts it again.
+    async fn run_or_end(self, inbox: mpsc::Receiver<Request>) {
+        if AssertUnwindSafe(self.run(inbox)).catch_unwind().await.is_err() {
+            error!(
+                "the ledger's writer failed (a defect: please report it); the daemon ends here, and \
+                 the next start settles what was under way"
+            );
+            std::process::exit(EXIT_DEFECT);
+        }
     }
 
     async fn run(self, mut inbox: mpsc::Receiver<Request>) {

@@ -129,3 +129,27 @@ async fn a_task_that_panics_costs_one_copy_a_try_and_nobody_a_copy() {
         assert_eq!(outcome.count(CopyState::Accepted), READERS - uncertain, "{step}: {outcome:?}");
     }
 }
+
+/// A daemon whose writer is gone could not send and would look alive: it ends, and the next one
+/// goes on.
+#[tokio::test]
+async fn a_writer_that_panics_ends_the_daemon_and_the_next_one_goes_on() {
+    const READERS: usize = 300;
+    let sink = Sink::with("", &["--latency", "5ms"]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    scene.import(READERS);
+    scene.send().ok();
+    let place = "outcome.before_commit:3=panic";
+    let daemon = Daemon::start_under(&scene, &[], &[(fail_point::VARIABLE, place)]);
+    let mut daemon = daemon.expect_errors();
+    until("the daemon ends", async || daemon.is_gone().then_some(())).await;
+    let log = daemon.log();
+    assert_eq!(log.matches("the ledger's writer failed").count(), 1, "{log}");
+    daemon.kill();
+    let daemon = Daemon::spawn(&scene).await;
+    scene.reaches(IssueState::Sent).await;
+    daemon.terminate();
+    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
+    let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
+    assert_eq!(known, READERS, "{outcome:?}");
+}
