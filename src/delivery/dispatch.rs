@@ -43,6 +43,8 @@ use crate::{
 /// How often limited copies are released at most: tokens gather meanwhile, so that a fast limit
 /// does not cost a transaction a copy.
 const PACE: Duration = Duration::from_millis(10);
+/// How long nobody looks at most: the wall clock may have been set back meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A lane that holds fewer copies than this is filled up.
 pub const LANE_LOW: usize = 2048;
@@ -359,7 +361,7 @@ impl Dispatch {
             match wake_at {
                 None => self.timer.notified().await,
                 Some(at) => {
-                    let wait = at.since(Timestamp::now()).max(PACE);
+                    let wait = at.since(Timestamp::now()).clamp(PACE, LOOK);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {
                             let mut board = self.lock();

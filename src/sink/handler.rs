@@ -1,6 +1,7 @@
 //! The sink's side of the SMTP dialogue: takes everything, unless a fault says otherwise, and
 //! accounts for it before the reply leaves.
 
+use std::path::Path;
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
@@ -323,11 +324,18 @@ impl SinkHandler {
         });
         self.shared.mailbox.put(received);
         if let Some((path, bytes)) = file
-            && let Err(error) = tokio::fs::write(&path, bytes).await
+            && let Err(error) = write_whole(&path, bytes).await
         {
             tracing::error!(%error, path = %path.display(), "cannot write a message to the mailbox folder");
         }
     }
+}
+
+/// Writes a file that is there with all its bytes, or not under its name.
+async fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    tokio::fs::write(&part, bytes).await?;
+    tokio::fs::rename(&part, path).await
 }
 
 fn received(connection: u64, envelope: Envelope, raw: Vec<u8>) -> Received {

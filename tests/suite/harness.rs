@@ -516,6 +516,8 @@ impl Sink {
     pub(crate) fn mails(&self) -> Vec<PathBuf> {
         let folder = fs::read_dir(self.folder.path().join("mail")).unwrap();
         let mut files: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).collect();
+        // A sink that is killed may leave part of a mail that it had not accepted.
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "eml"));
         files.sort();
         files
     }

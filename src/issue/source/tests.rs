@@ -330,10 +330,14 @@ fn reading_takes_linear_time() {
         "[^1]",
         "~~a",
     ] {
-        let (small, large) = (cost(unit, 8_000), cost(unit, 64_000));
-        println!("{unit:?} {:.2} µs/byte", large * 1e6);
-        // Eight times the text: a quadratic reader would be eight times dearer per byte.
-        assert!(large < small * 4.0 + 2e-7, "{unit:?}: {small:e} then {large:e} s/byte");
+        // Other work on the machine can only make a reading dearer, so one fair comparison will do.
+        let linear = (0..20).any(|_| {
+            let (small, large) = (cost(unit, 8_000), cost(unit, 64_000));
+            println!("{unit:?} {:.2} µs/byte", large * 1e6);
+            // Eight times the text: a quadratic reader would be eight times dearer per byte.
+            large < small * 4.0 + 2e-7
+        });
+        assert!(linear, "{unit:?}");
     }
 }
 
