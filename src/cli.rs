@@ -18,6 +18,7 @@ mod newsletter;
 pub mod output;
 mod password;
 mod relay;
+mod rules;
 mod serve;
 mod subscriber;
 mod user;
@@ -69,6 +70,9 @@ enum Command {
     /// List, check, suspend and resume the servers mail is handed to
     #[command(subcommand)]
     Relay(relay::RelayCommand),
+    /// Explain how replies of servers are read
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     /// Take in returned mail
     #[command(subcommand)]
     Bounce(bounce::BounceCommand),
@@ -135,6 +139,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Subscriber(command) => subscriber::run(config, command).await,
         Command::Delivery(command) => delivery::run(config, command).await,
         Command::Relay(command) => relay::run(config, command).await,
+        Command::Rules(command) => rules::run(config, command),
         Command::Bounce(command) => bounce::run(config, command).await,
         Command::User(command) => user::run(config, command).await,
         Command::Backup(args) => backup::backup(config, args).await,

@@ -20,7 +20,7 @@ use url::Url;
 pub use load::{ConfigError, EXAMPLE};
 pub use relay::{Relay, RelayAuth, RelayTls};
 pub use value::Secret;
-use value::duration;
+pub(crate) use value::duration;
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -54,6 +54,10 @@ section! {
         public_url: Url = fixed_url("http://127.0.0.1:8080/"),
         /// A folder whose templates replace the built-in ones, file by file.
         template_folder: Option<PathBuf> = None,
+        /// A provider table to put over the built-in one.
+        providers_file: Option<PathBuf> = None,
+        /// Reply rules to put over the built-in ones.
+        rules_file: Option<PathBuf> = None,
         /// The public pages.
         public: Public = Public::default(),
         /// The pages for operators.

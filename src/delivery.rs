@@ -36,6 +36,7 @@ pub mod recovery;
 pub mod rehearsed;
 pub mod relay;
 pub mod restored;
+pub mod rule_halts;
 pub mod shedding;
 pub mod status;
 pub mod suspension;

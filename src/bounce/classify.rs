@@ -8,10 +8,13 @@
 //! be the reader's fault, and what was refused after the reader had been accepted is not
 //! "no such user", whatever it says.
 //!
-//! The rules are data (`rules.toml`), tried in order, the first that fits decides; each carries
-//! examples that a test runs.
+//! The rules are data (`rules.toml`, and before it `providers.toml` with what single providers say),
+//! tried in order, the first that fits decides; each carries examples that a test runs. An operator
+//! may put a file over them.
 
 mod rules;
+
+pub use rules::{Action, Deed, Rule, Rules, RulesError, Scope};
 
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +154,9 @@ pub struct Classification {
     pub grounds: Grounds,
     /// The stable name of the rule that decided, for logs, pages and reports.
     pub rule: &'static str,
+    /// What follows beyond the copy itself, when a server says this to our own face.
+    #[serde(skip)]
+    pub action: Option<(&'static Action, Scope)>,
 }
 
 impl Classification {
@@ -165,7 +171,7 @@ impl Classification {
 /// Classifies a refusal. Never fails: what nothing fits is [`Fault::Unknown`].
 pub fn classify(evidence: &Evidence<'_>) -> Classification {
     let text = normalised(evidence.text);
-    let rule = rules::embedded().iter().find(|rule| rule.fits(evidence, &text));
+    let rule = Rules::current().find(evidence, &text);
     let mut class = rule.map_or(
         Classification {
             fault: Fault::Unknown,
@@ -173,6 +179,7 @@ pub fn classify(evidence: &Evidence<'_>) -> Classification {
             reason: Reason::Unknown,
             grounds: Grounds::Wording,
             rule: "none",
+            action: None,
         },
         |rule| Classification {
             fault: rule.fault,
@@ -180,6 +187,7 @@ pub fn classify(evidence: &Evidence<'_>) -> Classification {
             reason: rule.reason,
             grounds: grounds(rule, evidence),
             rule: &rule.name,
+            action: rule.action.as_ref().map(|action| (action, rule.scope)),
         },
     );
     // Codes know best whether it lasts; a rule's own word stands where there is none, or where

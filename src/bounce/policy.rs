@@ -226,7 +226,8 @@ mod tests {
     const DAY: u64 = 86_400;
 
     fn class(fault: Fault, permanence: Permanence, grounds: Grounds) -> Classification {
-        Classification { fault, permanence, reason: Reason::Unknown, grounds, rule: "test" }
+        let (reason, rule, action) = (Reason::Unknown, "test", None);
+        Classification { fault, permanence, reason, grounds, rule, action }
     }
 
     fn day(n: u64) -> Timestamp {

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::Context as _;
 
 use crate::{
+    bounce::classify::Rules,
     config::Config,
     db::{Db, OpenOptions},
     issue::render::Renderer,
@@ -44,7 +45,7 @@ impl Context {
         })?;
         let keyring = Keyring::load_or_create(&config.key_file(), Timestamp::now())?;
         let db = Db::open(&OpenOptions::new(config.database_file())).await?;
-        let providers = Arc::new(Providers::embedded().clone());
+        let providers = Arc::new(tables(&config)?);
         Ok(Self { config: Arc::new(config), db, keyring: Arc::new(keyring), providers })
     }
 
@@ -78,6 +79,25 @@ impl Context {
             ),
         }
     }
+}
+
+/// The provider table of `config`; its reply rules are in use from now on.
+pub fn tables(config: &Config) -> anyhow::Result<Providers> {
+    let read = |file: &Path| {
+        std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
+    };
+    let providers = match &config.providers_file {
+        Some(file) => Providers::load(&read(file)?).with_context(|| file.display().to_string())?,
+        None => Providers::embedded().clone(),
+    };
+    // Rules name providers, which may be the operator's own.
+    if config.rules_file.is_some() || config.providers_file.is_some() {
+        let text = config.rules_file.as_deref().map(read).transpose()?;
+        let rules = Rules::load(text.as_deref().unwrap_or("rule = []"), &providers);
+        let name = config.rules_file.as_deref().unwrap_or(Path::new("the built-in rules"));
+        rules.with_context(|| name.display().to_string())?.install();
+    }
+    Ok(providers)
 }
 
 /// The configuration in the file that is named, in `config.toml` if that exists, or the defaults.

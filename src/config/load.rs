@@ -67,6 +67,8 @@ impl Config {
         });
         let paths = std::iter::once(&mut self.data_folder)
             .chain(&mut self.template_folder)
+            .chain(&mut self.providers_file)
+            .chain(&mut self.rules_file)
             .chain(relay_files)
             .chain(self.dkim.iter_mut().map(|dkim| &mut dkim.key_file));
         for path in paths {

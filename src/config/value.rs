@@ -59,7 +59,7 @@ impl Secret {
 }
 
 /// Durations as people write them: `10m`, `36h`, `250ms`, `1h 30m`.
-pub(super) mod duration {
+pub(crate) mod duration {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -24,6 +24,7 @@ use super::{
     dispatch::Dispatch,
     ledger::Ledger,
     relay::Relay,
+    rule_halts::RuleHalts,
     shedding::{Level, Shedding},
     tallies::{self, Tallies},
     tally::Tally,
@@ -61,6 +62,8 @@ pub struct Conductor {
     pub ledger: Ledger,
     /// The counts that gates read.
     pub tallies: Arc<Tallies>,
+    /// Halts that reply rules ask for.
+    pub rule_halts: Arc<RuleHalts>,
     /// The relays, for the gate that watches logins.
     pub relays: Vec<Arc<Relay>>,
     /// Told what is in motion.

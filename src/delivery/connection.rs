@@ -28,8 +28,10 @@ use super::{
     policy::{self, Decision, Schedule, Signal},
     queue::{Handed, Settlement},
     relay::{ConnectError, Relay},
+    rule_halts::RuleHalts,
 };
 use crate::{
+    bounce::classify::Deed,
     db::state::{CopyState, EventKind},
     event::Event,
     fail_point,
@@ -73,6 +75,8 @@ pub struct Shared {
     pub idle: Duration,
     /// Numbers connections.
     pub sessions: std::sync::atomic::AtomicI64,
+    /// Halts that reply rules ask for.
+    pub rule_halts: Arc<RuleHalts>,
 }
 
 impl Shared {
@@ -294,7 +298,9 @@ impl Connection {
             fine: self.hand.take_fine(),
             wrong: Wrong::Relay,
             closing: false,
-            hit: None,
+            hit: error.reply().and_then(|(phase, reply)| {
+                policy::hit(&policy::classify_reply(phase, reply, ProviderId::OTHER))
+            }),
             cause: error.to_string(),
         };
         self.shared.dispatch.unreachable(self.worker, &report);
@@ -452,7 +458,7 @@ impl Connection {
             decision.state = CopyState::Waiting;
             decision.due_at = Some(now);
         }
-        self.signal(transaction, &decision);
+        self.signal(handed, transaction, &decision);
         let event = decision.event.map(|kind| {
             let mut event = self.event(handed, kind, now);
             event.phase = verdict.phase().map(|phase| phase.to_string());
@@ -477,19 +483,31 @@ impl Connection {
     }
 
     /// Tells breakers and concurrency how it went; what went well is told with the slice's end.
-    fn signal(&mut self, transaction: &Transaction, decision: &Decision) {
+    fn signal(&mut self, handed: &Handed, transaction: &Transaction, decision: &Decision) {
         let verdict = &transaction.verdict;
+        let class = decision.class.as_ref();
+        let action = class.and_then(|class| class.action);
         let wrong = match policy::signal(verdict, decision) {
-            Signal::Fine => return self.hand.fine(),
+            Signal::Fine if action.is_none() => return self.hand.fine(),
             Signal::Nothing => return,
+            Signal::Fine => Wrong::Copy,
             Signal::Wrong(wrong) => wrong,
         };
+        let cause = decision.reason.clone().unwrap_or_default();
+        if let (Some(class), Some((action, _))) = (class, action)
+            && action.deed == Deed::Halt
+            && let CopyId::Issue { issue, .. } = handed.claimed.copy
+        {
+            let to = (issue, handed.claimed.provider);
+            let at = (action.threshold, action.within);
+            self.shared.rule_halts.note(to, class.rule, at, &cause, Timestamp::now());
+        }
         let report = Report {
             fine: self.hand.take_fine(),
             wrong,
             closing: verdict.reply().is_some_and(Reply::is_closing),
-            hit: None,
-            cause: decision.reason.clone().unwrap_or_default(),
+            hit: class.and_then(policy::hit),
+            cause,
         };
         self.shared.dispatch.report(self.worker, &report);
     }

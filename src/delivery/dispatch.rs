@@ -35,6 +35,7 @@ use super::{
     queue::Claimed,
 };
 use crate::{
+    bounce::classify::Scope,
     id::{IssueId, NewsletterId},
     provider::Providers,
     timestamp::Timestamp,
@@ -95,15 +96,6 @@ pub enum Wrong {
     /// The provider refuses for now, not for the sake of one mailbox.
     Provider,
     /// The relay refuses for now before it knows the recipient, or the connection broke.
-    Relay,
-}
-
-/// Whom a reply rule concerns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The provider, at the relay that said it.
-    Provider,
-    /// The whole relay.
     Relay,
 }
 

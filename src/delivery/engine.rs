@@ -24,6 +24,7 @@ use super::{
     limits::{Gcra, LimitName, Limits},
     recovery::{self, Recovered},
     relay::Relay,
+    rule_halts::RuleHalts,
     shedding::Shedding,
     status::Publisher,
     tallies::{self, Tallies},
@@ -143,6 +144,7 @@ impl Engine {
         for issue in super::conductor::in_motion(&db).await? {
             tallies.put(issue.id, tallies::load(&db, issue.id).await?);
         }
+        let rule_halts = Arc::new(RuleHalts::default());
         let shared = Arc::new(Shared {
             dispatch: Arc::clone(&dispatch),
             ledger: ledger.clone(),
@@ -153,6 +155,7 @@ impl Engine {
             retry_delays: config.sending.retry_delays.clone(),
             idle: config.smtp.idle,
             sessions: AtomicI64::new(1),
+            rule_halts: Arc::clone(&rule_halts),
         });
         let stop = CancellationToken::new();
         let connections = TaskTracker::new();
@@ -176,6 +179,7 @@ impl Engine {
             dispatch: Arc::clone(&dispatch),
             ledger: ledger.clone(),
             tallies: Arc::clone(&tallies),
+            rule_halts,
             relays: relays.clone(),
             course: Arc::clone(&course),
             metrics: Arc::clone(&metrics),

@@ -46,6 +46,8 @@ pub enum Gate {
     Authentication,
     /// A relay refuses our login, and no other relay is left.
     RelayLogin,
+    /// Replies that a rule says to halt at.
+    ReplyRule,
     /// Copies whose fate is not known.
     Uncertain,
     /// Copies that readers called spam.
@@ -68,6 +70,7 @@ impl Gate {
             Self::Policy => "copies refused for reputation, policy or content",
             Self::Authentication => "copies refused because the mail did not authenticate",
             Self::RelayLogin => "the relay refuses our login",
+            Self::ReplyRule => "replies after which nothing more should be sent",
             Self::Uncertain => "copies whose fate is not known",
             Self::Complaints => "copies that readers called spam",
             Self::Unsubscribes => "readers who left because of the issue",

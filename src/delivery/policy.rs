@@ -3,9 +3,14 @@
 
 use std::time::Duration;
 
-use super::dispatch::Wrong;
+use super::{
+    breaker::{Hit, Trip},
+    dispatch::Wrong,
+};
 use crate::{
-    bounce::classify::{self, Classification, Evidence, Fault, Permanence, Reason},
+    bounce::classify::{
+        self, Action, Classification, Deed, Evidence, Fault, Permanence, Reason, Scope,
+    },
     db::state::{CopyState, EventKind},
     provider::ProviderId,
     smtp::{
@@ -200,6 +205,18 @@ pub fn signal(verdict: &Verdict, decision: &Decision) -> Signal {
             }
         }
     }
+}
+
+/// What the rule behind a class does to a breaker, if it does something.
+pub fn hit(class: &Classification) -> Option<(Hit, Scope)> {
+    let (action, scope) = class.action?;
+    let trip = match action.deed {
+        Deed::Throttle => Trip::Throttle,
+        Deed::Open => Trip::Open,
+        Deed::Halt => return None,
+    };
+    let Action { threshold, within, lasts, .. } = *action;
+    Some((Hit { rule: class.rule, trip, threshold, within, lasts }, scope))
 }
 
 /// Whose fault the refusal is.

@@ -14,6 +14,7 @@ use crate::{
             Credentials, Deadlines, Endpoint, Mechanism, Phase, Session, SessionError,
             SessionErrorKind,
         },
+        reply::Reply,
         tls::{Encryption, Identity, TlsMode, TlsTrust},
     },
 };
@@ -48,10 +49,19 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// The reply with which the relay refused, and when it said so.
+    pub fn reply(&self) -> Option<(Phase, &Reply)> {
+        match self {
+            Self::Session(SessionError { phase, kind: SessionErrorKind::Refused(reply) }) => {
+                Some((*phase, reply))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the relay refused our login for good.
     pub fn is_login_refused(&self) -> bool {
-        matches!(self, Self::Session(SessionError { phase: Phase::Auth, kind: SessionErrorKind::Refused(reply) })
-            if reply.is_permanent())
+        self.reply().is_some_and(|(phase, reply)| phase == Phase::Auth && reply.is_permanent())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, ops::RangeInclusive};
 
-use postrider::db::state::{CopyState, IssueState};
+use postrider::db::state::{CopyState, EventKind, IssueState};
 
 use crate::{
     checker::{Kills, check},
@@ -205,4 +205,143 @@ async fn a_block_at_the_canary_halts_the_send_with_its_figures() {
     let rejected = outcome.count(CopyState::Rejected);
     assert!((3..=50).contains(&rejected), "{outcome:?}");
     assert_eq!(outcome.count(CopyState::Accepted), READERS - rejected, "{outcome:?}");
+}
+
+/// Changes the configuration of a scene.
+fn configure(scene: &Scene, from: &str, to: &str) {
+    let path = scene.house.path("config.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    assert!(config.contains(from), "{from} is not in {config}");
+    std::fs::write(&path, config.replace(from, to)).unwrap();
+}
+
+/// When the log tells of events of a kind, the first first.
+async fn told(scene: &Scene, kind: EventKind) -> Vec<i64> {
+    let context = scene.context().await;
+    let sql = "SELECT at FROM event WHERE kind = $1 ORDER BY id";
+    let rows: Vec<(i64,)> = context.db.query(sql).bind(kind).all().await.unwrap();
+    context.db.close().await;
+    rows.into_iter().map(|(at,)| at).collect()
+}
+
+#[tokio::test]
+async fn the_first_relay_has_everything_until_it_dies_and_again_when_it_is_back() {
+    const READERS: usize = 1500;
+    let mut main = Sink::with("", &["--latency", "5ms"]).await;
+    let spare = Sink::with("", &["--latency", "5ms"]).await;
+    let scene = Scene::new(&[&main, &spare], &slow()).await;
+    configure(&scene, "name = \"spare\"", "name = \"spare\"\npriority = 1");
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    main.accepts(READERS / 10).await;
+    assert_eq!(spare.accepted(), 0, "the other relay is only there in case of need");
+    main.kill();
+    spare.accepts(READERS / 10).await;
+    main.start().await;
+    until("the first relay is used again", async || {
+        (!told(&scene, EventKind::BreakerClosed).await.is_empty()).then_some(())
+    })
+    .await;
+    let taken = spare.accepted();
+    main.accepts(main.accepted() + READERS / 10).await;
+    // What the other one had in hand when the first came back.
+    assert!(spare.accepted() <= taken + 40, "{} after {taken}", spare.accepted());
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    assert!(!told(&scene, EventKind::BreakerOpened).await.is_empty());
+    let outcome = check(&scene, &[&main, &spare], READERS, Kills { daemon: 0, sink: 1 }).await;
+    let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
+    assert_eq!(known, READERS, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_breaker_holds_one_provider_up_and_tries_it_out_with_exactly_one_message() {
+    const EACH: usize = 300;
+    const RULES: &str = "[[rule]]\nname = \"asleep\"\nfault = \"rate\"\nreason = \"too-fast\"\n\
+        any = [\"the provider sleeps\"]\nexample = [{ text = \"the provider sleeps\" }]\n\
+        action = { do = \"open\", threshold = 1, within = \"1m\", for = \"3s\" }\n";
+    let asleep = "[[rule]]\nstage = 'rcpt'\nrecipient = '*@gmail.com'\n\
+                  reply = '450 4.7.9 The provider sleeps'\n";
+    let mut sink = Sink::with(asleep, &[]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    configure(&scene, "public_url", "rules_file = \"rules.toml\"\npublic_url");
+    std::fs::write(scene.house.path("rules.toml"), RULES).unwrap();
+    let mut rows = String::from("address,name\n");
+    for number in 0..2 * EACH {
+        let domain = ["gmail.com", "example.org"][number % 2];
+        let _ = writeln!(rows, "reader{number:05}@{domain},{}", name(number));
+    }
+    scene.import_rows(&rows);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    let opened = until("the breaker opens again", async || {
+        let opened = told(&scene, EventKind::BreakerOpened).await;
+        (opened.len() >= 2).then_some(opened)
+    })
+    .await;
+    sink.accepts(EACH).await;
+    let came = sink.journal();
+    let came =
+        came.iter().filter(|record| record.rcpt_to.iter().any(|to| to.ends_with("gmail.com")));
+    let came: Vec<i64> = came.map(|record| record.wall_us).filter(|at| *at <= opened[1]).collect();
+    // What was under way when it opened ends within a second; the next message comes after three.
+    let late = came.iter().filter(|at| **at > opened[0] + 1_500_000).count();
+    assert_eq!(late, 1, "messages to a half-open provider: {came:?} after {opened:?}");
+    let relays = scene.house.run(&["relay", "list", "--json"]).json();
+    assert_eq!(relays[0]["state"]["breakers"][1]["provider"], "google", "{relays}");
+    let status = scene.status();
+    let limited = status["limited_by"].as_str().unwrap().to_owned();
+    assert!(limited.contains("provider google at relay main"), "{limited}");
+
+    // It wakes up.
+    sink.kill();
+    sink.set_faults("");
+    sink.start().await;
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], 2 * EACH, Kills { daemon: 0, sink: 1 }).await;
+    assert_eq!(outcome.count(CopyState::Accepted), 2 * EACH, "{outcome:?}");
+    let context = scene.context().await;
+    let sql = "SELECT COUNT(*) FROM delivery WHERE attempt > 1";
+    let tried_again: i64 = context.db.query(sql).scalar().await.unwrap();
+    context.db.close().await;
+    assert!(tried_again <= 60, "waiting costs no try, but {tried_again} copies had more than one");
+}
+
+#[tokio::test]
+async fn a_reply_after_which_nothing_should_be_sent_halts_the_issue() {
+    let paused = "[[rule]]\nstage = 'dot'\nreply = '554 Sending paused for this account.'\n";
+    let sink = Sink::with(paused, &[]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    scene.import(200);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    scene.reaches(IssueState::Halted).await;
+    let status = scene.status();
+    assert_eq!(status["halt"]["gate"], "reply_rule", "{status}");
+    assert!(status["halt"]["replies"][0].as_str().unwrap().contains("Sending paused"), "{status}");
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn one_token_of_a_command_logs_every_connection_in() {
+    let sink = Sink::with("", &["--auth"]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    let runs = scene.house.path("runs");
+    let command = format!("echo run >> {}; echo a-token", runs.display());
+    let login = format!(
+        "name = \"main\"\nauth = \"xoauth2\"\nusername = \"news\"\n\
+         token_command = [\"sh\", \"-c\", \"{command}\"]"
+    );
+    configure(&scene, "name = \"main\"", &login);
+    scene.import(200);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    scene.reaches(IssueState::Sent).await;
+    assert!(!daemon.log().contains("a-token"), "a token in the log");
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], 200, Kills::default()).await;
+    assert_eq!(outcome.count(CopyState::Accepted), 200, "{outcome:?}");
+    assert_eq!(std::fs::read_to_string(runs).unwrap(), "run\n", "one token for all");
 }

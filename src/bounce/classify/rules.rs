@@ -1,26 +1,32 @@
 //! The rules file: its form, its checks, and when a rule fits. Matching is plain substrings in
 //! text that was normalised before, so that a rule can be read and its cost is linear.
 
-use std::sync::LazyLock;
+use std::{
+    sync::{LazyLock, OnceLock},
+    time::Duration,
+};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Evidence, Fault, Permanence, Reason};
 use crate::{
-    provider::Providers,
+    provider::{ProviderId, Providers},
     smtp::{client::Phase, reply::EnhancedCode},
 };
 
-const EMBEDDED: &str = include_str!("rules.toml");
+const GENERAL: &str = include_str!("rules.toml");
+const PROVIDERS: &str = include_str!("providers.toml");
 
 /// One rule: every condition that is given must hold.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Rule {
+pub struct Rule {
     /// Stable, shown to operators.
-    pub(super) name: String,
-    pub(super) fault: Fault,
-    pub(super) reason: Reason,
+    pub name: String,
+    /// Whose fault it finds.
+    pub fault: Fault,
+    /// What is wrong.
+    pub reason: Reason,
     /// Stands when no code says otherwise; `transient` stands against any code.
     #[serde(default)]
     pub(super) permanence: Option<Permanence>,
@@ -43,18 +49,25 @@ pub(super) struct Rule {
     code_absent: bool,
     #[serde(default)]
     phase: Vec<Phase>,
-    /// Provider names.
+    /// The names of the providers at which it holds; none for all.
     #[serde(default)]
-    provider: Vec<String>,
+    pub provider: Vec<String>,
+    #[serde(skip)]
+    providers: Vec<ProviderId>,
+    /// What follows beyond the copy itself.
+    #[serde(default)]
+    pub action: Option<Action>,
+    /// For whom.
+    #[serde(default)]
+    pub scope: Scope,
     /// Replies that this rule must decide.
-    #[cfg_attr(not(test), expect(dead_code, reason = "examples are read by the test"))]
+    #[serde(default)]
     example: Vec<Example>,
 }
 
 /// A reply that a rule must decide.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(not(test), expect(dead_code, reason = "examples are read by the test"))]
 struct Example {
     text: String,
     #[serde(default)]
@@ -65,6 +78,25 @@ struct Example {
     phase: Option<Phase>,
     #[serde(default)]
     provider: Option<String>,
+}
+
+impl Example {
+    fn evidence(&self, providers: &Providers) -> Result<Evidence<'_>, String> {
+        let enhanced = self
+            .enhanced
+            .as_ref()
+            .map(|text| text.parse().map_err(|_| format!("`{text}` is no enhanced status code")));
+        let provider = self.provider.as_ref().map(|name| {
+            providers.by_name(name).ok_or_else(|| format!("there is no provider `{name}`"))
+        });
+        Ok(Evidence {
+            phase: self.phase,
+            code: self.code,
+            enhanced: enhanced.transpose()?,
+            text: &self.text,
+            provider: provider.transpose()?.unwrap_or(ProviderId::OTHER),
+        })
+    }
 }
 
 /// `5.1.1`, `x.2.2`, `5.7.*`.
@@ -98,6 +130,32 @@ impl Pattern {
 }
 
 impl Rule {
+    /// Checks what the types cannot say, and finds the providers.
+    fn check(&mut self, providers: &Providers) -> Result<(), String> {
+        if self.any.is_empty() && self.enhanced.is_empty() && self.code.is_empty() {
+            return Err("it fits everything; give it `any`, `enhanced` or `code`".to_owned());
+        }
+        if self.example.is_empty() {
+            return Err("it has no example of a reply that it decides".to_owned());
+        }
+        for words in self.any.iter().chain(&self.none) {
+            if *words != words.to_lowercase() || words.len() < 3 {
+                return Err(format!("`{words}` must be in lower case and three letters or more"));
+            }
+        }
+        if let Some(action) = &self.action {
+            let endless = action.deed != Deed::Halt && action.lasts.is_zero();
+            if action.threshold == 0 || action.within.is_zero() || endless {
+                return Err("its action needs `threshold`, `within` and `for`".to_owned());
+            }
+        }
+        let id = |name: &String| {
+            providers.by_name(name).ok_or_else(|| format!("there is no provider `{name}`"))
+        };
+        self.providers = self.provider.iter().map(id).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
     /// Whether every condition holds; `text` is the normalised text of `evidence`.
     pub(super) fn fits(&self, evidence: &Evidence<'_>, text: &str) -> bool {
         let all = |phrase: &String| phrase.split(" + ").all(|words| text.contains(words));
@@ -106,28 +164,161 @@ impl Rule {
             && !(self.code_absent && evidence.code.is_some())
             && (self.enhanced.is_empty()
                 || evidence.enhanced.is_some_and(|e| self.enhanced.iter().any(|p| p.fits(e))))
-            && (self.provider.is_empty()
-                || self
-                    .provider
-                    .iter()
-                    .any(|name| Providers::embedded().by_name(name) == Some(evidence.provider)))
+            && (self.provider.is_empty() || self.providers.contains(&evidence.provider))
             && (self.any.is_empty() || self.any.iter().any(all))
             && !self.none.iter().any(|words| text.contains(words.as_str()))
     }
 }
 
+/// What follows from a reply beyond its own copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Action {
+    /// What is done.
+    #[serde(rename = "do")]
+    pub deed: Deed,
+    /// After so many such replies…
+    pub threshold: u32,
+    /// …within this time.
+    #[serde(with = "crate::config::duration")]
+    pub within: Duration,
+    /// For how long; a halt ends by an operator's word only.
+    #[serde(rename = "for", with = "crate::config::duration", default)]
+    pub lasts: Duration,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deed {
+    /// One connection only.
+    Throttle,
+    /// Nothing goes for a while: the breaker opens.
+    Open,
+    /// The issue is halted.
+    Halt,
+}
+
+/// Whom a reply concerns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// The provider at the relay that said it.
+    #[default]
+    Provider,
+    /// The whole relay.
+    Relay,
+}
+
+/// Why rules cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// Not TOML of the expected form; the message has line and caret.
+    #[error("the rules cannot be read: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A rule that makes no sense.
+    #[error("rule `{rule}`: {problem}")]
+    Rule {
+        /// Its name.
+        rule: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
 /// The rules in the order in which they are tried.
-pub(super) fn embedded() -> &'static [Rule] {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        rule: Vec<Rule>,
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    rule: Vec<Rule>,
+}
+
+static INSTALLED: OnceLock<Rules> = OnceLock::new();
+
+impl Rules {
+    /// Those that ship with the program.
+    pub fn embedded() -> &'static Self {
+        static EMBEDDED: LazyLock<Rules> = LazyLock::new(|| {
+            let read = |text| Rules::parse(text, Providers::embedded());
+            let mut rules = read(PROVIDERS).expect("the embedded rules are read by a test");
+            rules.extend(read(GENERAL).expect("the embedded rules are read by a test"));
+            Rules { rules }
+        });
+        &EMBEDDED
     }
-    static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-        let file: File = toml::from_str(EMBEDDED).expect("the embedded rules are read by a test");
-        file.rule
-    });
-    &RULES
+
+    /// The embedded rules with an operator's file over them: a rule with the name of an embedded one
+    /// takes its place, any other is tried before them all. Each must decide its examples.
+    pub fn load(overrides: &str, providers: &Providers) -> Result<Self, RulesError> {
+        let ours = Self::parse(overrides, providers)?;
+        let mut rules: Vec<Rule> = Self::parse(PROVIDERS, providers)?;
+        rules.extend(Self::parse(GENERAL, providers)?);
+        let mut first = Vec::new();
+        for rule in ours {
+            match rules.iter_mut().find(|shipped| shipped.name == rule.name) {
+                Some(shipped) => *shipped = rule,
+                None => first.push(rule),
+            }
+        }
+        let own: Vec<String> = first.iter().map(|rule| rule.name.clone()).collect();
+        first.extend(rules);
+        let rules = Self { rules: first };
+        for name in own {
+            rules.check_examples(&name, providers)?;
+        }
+        Ok(rules)
+    }
+
+    /// Uses these rules from now on, for everything in this process: what a reply means must not
+    /// depend on who asks. False when others were installed before.
+    pub fn install(self) -> bool {
+        INSTALLED.set(self).is_ok()
+    }
+
+    /// The rules in use.
+    pub fn current() -> &'static Self {
+        INSTALLED.get().unwrap_or_else(|| Self::embedded())
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    /// The first rule that fits; `text` is the normalised text of `evidence`.
+    pub(super) fn find(&self, evidence: &Evidence<'_>, text: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.fits(evidence, text))
+    }
+
+    fn parse(text: &str, providers: &Providers) -> Result<Vec<Rule>, RulesError> {
+        let mut rules = toml::from_str::<File>(text)?.rule;
+        for rule in &mut rules {
+            rule.check(providers)
+                .map_err(|problem| RulesError::Rule { rule: rule.name.clone(), problem })?;
+        }
+        Ok(rules)
+    }
+
+    fn check_examples(&self, name: &str, providers: &Providers) -> Result<(), RulesError> {
+        let fail = |problem| RulesError::Rule { rule: name.to_owned(), problem };
+        for example in self.rules.iter().filter(|rule| rule.name == name).flat_map(|r| &r.example) {
+            let evidence = example.evidence(providers).map_err(fail)?;
+            let text = super::normalised(&example.text);
+            let found = self.find(&evidence, &text).map_or("none", |rule| rule.name.as_str());
+            if found != name {
+                return Err(fail(format!(
+                    "its example `{}` is decided by `{found}`; mend the rule or the example",
+                    example.text
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -135,48 +326,77 @@ mod tests {
     use std::collections::HashSet;
 
     use super::{super::classify, *};
-    use crate::provider::ProviderId;
 
     #[test]
     fn every_rule_decides_its_examples() {
         let mut wrong = Vec::new();
-        for rule in embedded() {
-            assert!(!rule.example.is_empty(), "rule {} has no example", rule.name);
+        for rule in Rules::embedded().iter() {
             for example in &rule.example {
-                let enhanced = example.enhanced.as_ref().map(|text| text.parse().unwrap());
-                let provider = example
-                    .provider
-                    .as_ref()
-                    .map_or(ProviderId::OTHER, |n| Providers::embedded().by_name(n).unwrap());
-                let class = classify(&Evidence {
-                    phase: example.phase,
-                    code: example.code,
-                    enhanced,
-                    text: &example.text,
-                    provider,
-                });
+                let class = classify(&example.evidence(Providers::embedded()).unwrap());
                 if class.rule != rule.name {
                     wrong.push(format!("{}: {} took `{}`", rule.name, class.rule, example.text));
                 }
+                assert_eq!(class.action.map(|(action, _)| action), rule.action.as_ref());
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 
     #[test]
-    fn the_rules_are_well_formed() {
+    fn no_two_rules_have_one_name_and_actions_are_only_against_ourselves() {
         let mut names = HashSet::new();
-        for rule in embedded() {
+        for rule in Rules::embedded().iter() {
             assert!(names.insert(&rule.name), "{} twice", rule.name);
-            let conditions = rule.any.len() + rule.enhanced.len() + rule.code.len();
-            assert!(conditions > 0, "{} fits everything", rule.name);
-            for words in rule.any.iter().chain(&rule.none) {
-                assert_eq!(*words, words.to_lowercase(), "{}: text is lower case", rule.name);
-                assert!(words.len() >= 3, "{}: `{words}` is too short to mean it", rule.name);
-            }
-            for name in &rule.provider {
-                assert!(Providers::embedded().by_name(name).is_some(), "{}: {name}", rule.name);
-            }
+            let of_reader = matches!(rule.fault, Fault::Recipient | Fault::Mailbox);
+            assert!(!of_reader || rule.action.is_none(), "{} punishes for a reader", rule.name);
         }
+    }
+
+    const OWN: &str = r#"
+        [[rule]]
+        name = "campus-busy"
+        fault = "rate"
+        reason = "too-fast"
+        any = ["the campus sleeps"]
+        action = { do = "open", threshold = 2, within = "1m", for = "5m" }
+        example = [{ code = 450, text = "450 The campus sleeps: greylisted" }]
+        [[rule]]
+        name = "ses-rate"
+        fault = "rate"
+        reason = "too-fast"
+        any = ["slow there"]
+        example = [{ text = "slow there" }]
+    "#;
+
+    #[test]
+    fn a_file_of_ones_own_goes_before_and_replaces_by_name() {
+        let rules = Rules::load(OWN, Providers::embedded()).unwrap();
+        let decides = |text: &str| {
+            let provider = ProviderId::OTHER;
+            let (phase, code, enhanced) = (Some(Phase::Dot), Some(454), None);
+            let evidence = Evidence { phase, code, enhanced, text, provider };
+            rules.find(&evidence, &super::super::normalised(text)).map(|rule| rule.name.as_str())
+        };
+        assert_eq!(decides("The campus sleeps: greylisted"), Some("campus-busy"));
+        assert_eq!(decides("Greylisted"), Some("greylisted"));
+        assert_ne!(decides("Throttling failure: Maximum sending rate exceeded"), Some("ses-rate"));
+        assert_eq!(rules.rules.len(), Rules::embedded().rules.len() + 1);
+    }
+
+    #[test]
+    fn mistakes_in_a_file_are_named() {
+        let error = |from: &str, to: &str| {
+            Rules::load(&OWN.replace(from, to), Providers::embedded()).unwrap_err().to_string()
+        };
+        let wrong = error("450 The campus sleeps", "450 The campus wakes");
+        assert!(wrong.contains("rule `campus-busy`: its example") && wrong.contains("greylisted"));
+        assert!(error("the campus sleeps", "The Campus").contains("must be in lower case"));
+        assert!(error(", for = \"5m\"", "").contains("needs `threshold`, `within` and `for`"));
+        assert!(error("any = [\"slow there\"]", "").contains("it fits everything"));
+        assert!(
+            error("any = [\"slow", "provider = [\"nobody\"]\nany = [\"slow")
+                .contains("no provider `nobody`")
+        );
+        assert!(error("do = \"open\"", "do = \"shout\"").contains("unknown variant"));
     }
 }

@@ -50,7 +50,8 @@ impl Conductor {
             normal,
             late,
         };
-        let halt = self.login_refused(issue, since).or_else(|| {
+        let halt = self.login_refused(issue, since).or_else(|| self.rule_says_so(issue));
+        let halt = halt.or_else(|| {
             let acknowledged: Vec<Finding> =
                 serde_json::from_str(&issue.acknowledged).unwrap_or_default();
             gates::check(&look, &acknowledged)
@@ -79,6 +80,20 @@ impl Conductor {
             limit: 0.0,
             replies: replies.map(|failure| failure.what).collect(),
             said: None,
+        })
+    }
+
+    fn rule_says_so(&self, issue: &InMotion) -> Option<Finding> {
+        let count = self.rule_halts.take(issue.id)?;
+        Some(Finding {
+            gate: Gate::ReplyRule,
+            provider: Some(count.provider),
+            stage: issue.stage,
+            hits: i64::from(count.hits),
+            sample: i64::from(count.hits),
+            limit: f64::from(count.threshold),
+            replies: vec![count.reply],
+            said: Some(format!("the rule `{}`", count.rule)),
         })
     }
 

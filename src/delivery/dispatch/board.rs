@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
 use super::{
-    Grant, LANE_LOW, Notice, Report, Scope, Wrong,
+    Grant, LANE_LOW, Notice, Report, Wrong,
     lanes::Lanes,
     slots::{Probe, RelaySlot, RelayTerms, Waiting, Worker},
 };
 use crate::{
+    bounce::classify::Scope,
     delivery::{
         breaker::{Admission, Change},
         limits::{Allowance, Limits, Way},
