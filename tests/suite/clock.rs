@@ -54,6 +54,6 @@ async fn a_clock_that_jumps_doubles_nobody_and_stops_nothing() {
     }
     scene.reaches(IssueState::Sent).await;
     daemon.terminate();
-    let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    let outcome = check(&scene, &[&sink], READERS, Kills { clock: 3, ..Kills::default() }).await;
     assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
 }

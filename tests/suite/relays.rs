@@ -250,7 +250,7 @@ async fn the_first_relay_has_everything_until_it_dies_and_again_when_it_is_back(
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
     assert!(!told(&scene, EventKind::BreakerOpened).await.is_empty());
-    let outcome = check(&scene, &[&main, &spare], READERS, Kills { daemon: 0, sink: 1 }).await;
+    let outcome = check(&scene, &[&main, &spare], READERS, Kills::of_sink(1)).await;
     let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
     assert_eq!(known, READERS, "{outcome:?}");
 }
@@ -300,7 +300,7 @@ async fn a_breaker_holds_one_provider_up_and_tries_it_out_with_exactly_one_messa
     sink.start().await;
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
-    let outcome = check(&scene, &[&sink], 2 * EACH, Kills { daemon: 0, sink: 1 }).await;
+    let outcome = check(&scene, &[&sink], 2 * EACH, Kills::of_sink(1)).await;
     assert_eq!(outcome.count(CopyState::Accepted), 2 * EACH, "{outcome:?}");
     let context = scene.context().await;
     let sql = "SELECT COUNT(*) FROM delivery WHERE attempt > 1";
