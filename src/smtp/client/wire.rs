@@ -227,6 +227,16 @@ impl Wire {
     ) -> Poll<WriteEnd> {
         let total = first.len() + second.len();
         loop {
+            // Once all is handed over, the write is done whatever came meanwhile: a server that
+            // answers and hangs up at once has left its replies, and they are read first.
+            if *handed == total
+                && let Poll::Ready(flushed) = self.stream.poll_flush(cx)
+            {
+                return Poll::Ready(match flushed {
+                    Ok(()) => WriteEnd::Done,
+                    Err(error) => WriteEnd::Failed(WireError::Io(error)),
+                });
+            }
             // A full inbox is left to wait: its replies are taken when the write is done.
             while !self.inbox.space().is_empty() {
                 match self.poll_fill(cx) {
@@ -239,11 +249,7 @@ impl Wire {
                 }
             }
             if *handed == total {
-                let flushed = ready!(self.stream.poll_flush(cx));
-                return Poll::Ready(match flushed {
-                    Ok(()) => WriteEnd::Done,
-                    Err(error) => WriteEnd::Failed(WireError::Io(error)),
-                });
+                return Poll::Pending;
             }
             let rest = [
                 IoSlice::new(first.get(*handed..).unwrap_or_default()),

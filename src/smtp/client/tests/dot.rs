@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::*;
+use super::automaton::Automaton;
 use super::server::*;
 
 /// What the dot of the second of two messages comes to, both ways of getting there.
@@ -235,4 +236,34 @@ async fn a_failing_journal_withholds_the_dot() {
         let journal = server.journal().await;
         assert_eq!((journal.ended, journal.taken.len()), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn last_words_that_come_with_the_end_of_the_connection_are_heard() {
+    let said: [&[u8]; 7] = [
+        b"220 here\r\n",
+        b"250-here\r\n250 PIPELINING\r\n",
+        b"250 2.1.0 ok\r\n",
+        b"250 2.1.5 ok\r\n",
+        b"354 go\r\n",
+        b"250 2.0.0 queued\r\n",
+        b"421 4.3.2 Going down\r\n",
+    ];
+    let mut automaton = Automaton::saying(said.iter().map(|reply| reply.to_vec()).collect());
+    // All of it is there, and the end behind it, when the write of the dot returns.
+    automaton.gives = said.iter().map(|reply| reply.len()).sum();
+    let endpoint = Endpoint::new("in-memory.example", 25, "client.example");
+    let stream = Stream::Scripted(Box::new(automaton));
+    let mut session = Session::establish(stream, None, &endpoint).await.unwrap();
+    let (this, next) = (envelope(1), envelope(2));
+    let (first, _) =
+        send(&mut session, &Outgoing { envelope: &this, body: BODY }, Some(&next)).await;
+    assert!(matches!(first.verdict, Verdict::Accepted(_)), "{first:?}");
+    assert!(first.next_opened && first.session == SessionState::Usable, "{first:?}");
+    let (second, _) = send(&mut session, &Outgoing { envelope: &next, body: BODY }, None).await;
+    let Verdict::Refused { phase: Phase::MailFrom, reply } = &second.verdict else {
+        panic!("the server said why it left: {second:?}");
+    };
+    assert_eq!(reply.code, 421);
+    assert_eq!(second.session, SessionState::Closed(CloseReason::Announced));
 }
