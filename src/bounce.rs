@@ -10,8 +10,9 @@
 //! * [`classify`] gives the words of a refusal two properties: whose fault, and whether it lasts. The
 //!   same classifier reads reports and the replies that our own SMTP client got.
 //! * [`policy`] decides what a classified failure does to reader, issue and sending.
+//! * [`explain`] says all of this of one mail, with what decided.
 //!
-//! These three are pure: values in, values out, no clock, network or database. Two more work with
+//! These are pure: values in, values out, no clock, network or database. Two more work with
 //! rows and sockets:
 //!
 //! * [`apply`] does to rows what the policy decided, in one transaction with its evidence.
@@ -22,6 +23,7 @@
 
 pub mod apply;
 pub mod classify;
+pub mod explain;
 pub mod intake;
 pub mod policy;
 pub mod report;

@@ -22,6 +22,7 @@ mod soft;
 pub(in crate::bounce) mod tests;
 
 pub(super) use attribution::is_genuine;
+pub use attribution::named_by;
 pub use inbound::{Forgotten, forget_old};
 pub use own::own_refusal;
 pub use returned::{Applied, ApplyError, ReturnedMail, Source, returned_mail};

@@ -91,8 +91,10 @@ pub enum Grounds {
 pub enum Reason {
     /// No mailbox of that name.
     NoSuchUser,
-    /// The domain does not exist or takes no mail at all.
+    /// The domain does not exist.
     NoSuchDomain,
+    /// The domain exists and takes no mail (RFC 7505), or has no server for it.
+    TakesNoMail,
     /// The mailbox has moved without a forwarding address.
     Moved,
     /// Full, or over quota.
@@ -129,8 +131,10 @@ pub enum Reason {
     LoginRequired,
     /// Considered spam.
     Spam,
-    /// A virus or a forbidden attachment.
+    /// A virus, or something that was taken for one.
     Harmful,
+    /// A kind of attachment that the receiver does not take.
+    Forbidden,
     /// Too large.
     TooLarge,
     /// Not in the form that the receiver wants.
@@ -171,7 +175,9 @@ impl Classification {
 /// Classifies a refusal. Never fails: what nothing fits is [`Fault::Unknown`].
 pub fn classify(evidence: &Evidence<'_>) -> Classification {
     let text = normalised(evidence.text);
-    let rule = Rules::current().find(evidence, &text);
+    let rules = Rules::current();
+    let quoted = quoted_reply(&text).and_then(|reply| rules.find(evidence, reply));
+    let rule = quoted.or_else(|| rules.find(evidence, &text));
     let mut class = rule.map_or(
         Classification {
             fault: Fault::Unknown,
@@ -208,7 +214,7 @@ fn guard(mut class: Classification, evidence: &Evidence<'_>) -> Classification {
     // x.7.x is security and policy (RFC 3463, section 3.8), whatever the words say.
     if class.fault == Fault::Recipient && evidence.enhanced.is_some_and(|e| e.1 == 7) {
         class.fault = Fault::Policy;
-        class.reason = Reason::Policy;
+        class.reason = Reason::Filtered;
         class.rule = "refused-by-policy";
     }
     match evidence.phase {
@@ -297,6 +303,39 @@ fn normalised(text: &str) -> String {
         }
     }
     out
+}
+
+/// Words with which the writers of reports introduce the reply that they got. Lower case.
+const INTRODUCTIONS: [&str; 14] = [
+    " said: ",
+    "returned was: ",
+    "response was: ",
+    "responded with: ",
+    "responded as follows: ",
+    "server responded: ",
+    "response from the remote server: ",
+    "error message below: ",
+    "unknown address error ",
+    "other network problem ",
+    "bad destination email address ",
+    "remote server returned ",
+    "server message: ",
+    "reason given by the server: ",
+];
+
+/// What the writers of reports add to every reply, whatever it says. Lower case.
+const AFTERTHOUGHTS: [&str; 4] =
+    ["giving up on ", "i'm not going to try again", "(delivery attempts", "(in reply to "];
+
+/// The reply that a report quotes, when it introduces one that has words: what stands around it is
+/// the reporting server's own manner of speaking.
+fn quoted_reply(text: &str) -> Option<&str> {
+    let starts = INTRODUCTIONS.iter().filter_map(|words| Some(text.rfind(words)? + words.len()));
+    let reply = &text[starts.max()?..];
+    let end = AFTERTHOUGHTS.iter().filter_map(|words| reply.find(words)).min();
+    let reply = &reply[..end.unwrap_or(reply.len())];
+    let letters = reply.bytes().filter(u8::is_ascii_alphabetic).count();
+    (letters >= 6).then_some(reply)
 }
 
 #[cfg(test)]

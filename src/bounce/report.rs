@@ -14,6 +14,7 @@ mod diagnostic;
 mod dsn;
 mod feedback;
 mod mime;
+mod notification;
 mod original;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,8 @@ pub struct ReportedRecipient {
     pub notice: String,
     /// The server that refused (`Remote-MTA`).
     pub remote_mta: Option<String>,
+    /// When it was last tried (`Last-Attempt-Date`), as written.
+    pub last_attempt: Option<String>,
 }
 
 impl ReportedRecipient {
@@ -170,6 +173,46 @@ pub struct Report {
     pub feedback_type: Option<String>,
     /// The subject, decoded: for logs and pages.
     pub subject: String,
+    /// When the reporting server had taken the copy (`Arrival-Date`), as written.
+    pub arrival_date: Option<String>,
+    /// When the report was written (`Date`), as written.
+    pub date: Option<String>,
+    /// What made it the kind that it is.
+    pub basis: Basis,
+}
+
+/// What in a mail made it the kind that it is: for explanations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Basis {
+    /// Nothing was recognised.
+    #[default]
+    Nothing,
+    /// A part of this type: `message/delivery-status`, `message/feedback-report` and so on.
+    Part(&'static str),
+    /// Status fields (RFC 3464) in a part that is not labelled as such.
+    StatusText,
+    /// A header field of this name.
+    Field(&'static str),
+    /// The sender writes such mails only, and this stands in the subject.
+    Subject(&'static str),
+    /// A mail system wrote it, and these words stand in it.
+    Words(&'static str),
+    /// The address that it was sent to.
+    Mailbox,
+}
+
+impl std::fmt::Display for Basis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing in it is known"),
+            Self::Part(essence) => write!(f, "part {essence}"),
+            Self::StatusText => f.write_str("status fields in a text part"),
+            Self::Field(name) => write!(f, "field {name}"),
+            Self::Subject(words) => write!(f, "subject `{words}`"),
+            Self::Words(words) => write!(f, "words `{words}`"),
+            Self::Mailbox => f.write_str("the address it was sent to"),
+        }
+    }
 }
 
 /// Why a mail was not read at all.
@@ -198,16 +241,37 @@ pub fn read(raw: &[u8], envelope_recipient: Option<&str>) -> Result<Report, Read
         reporting_mta: None,
         feedback_type: None,
         subject: tree.fields.subject(),
+        arrival_date: None,
+        date: tree.fields.get("Date").map(one_line),
+        basis: Basis::Nothing,
     };
     let recognised = feedback::read(&tree, &mut report)
         || dsn::read(&tree, &mut report)
+        || notification::read(&tree, &mut report)
         || automatic::unsubscribe(&tree, &mut report)
         || text::read(&tree, &mut report)
         || automatic::reply(&tree, &mut report);
+    if recognised && report.recipients.is_empty() {
+        report_inside(&tree, &mut report);
+    }
     if recognised && report.original.is_none() {
         report.original = original::find(&tree);
     }
     Ok(report)
+}
+
+/// A mail system that passes on what another one reported says nothing of its own: what came back
+/// with its notice is the report. Looks one level deep.
+fn report_inside(tree: &Tree<'_>, report: &mut Report) {
+    if !matches!(report.kind, Kind::Failed | Kind::Delayed) {
+        return;
+    }
+    let Some(returned) = original::whole(tree) else { return };
+    let inner = Tree::read(&returned);
+    if text::from_a_mail_system(&inner) && (dsn::read(&inner, report) || text::read(&inner, report))
+    {
+        report.original = original::find(&inner);
+    }
 }
 
 /// Where a token was found: the envelope is set by the server that sent the report, the returned

@@ -1,6 +1,9 @@
 //! `postrider bounce ingest`: returned mail from standard input, as a mail server's pipe delivers
 //! it. Ends with the exit codes that such pipes understand (`sysexits.h`): 65 when the mail itself is
 //! at fault, 75 when it should come again later. Whatever happens, nothing is mailed back.
+//! `postrider bounce explain` (in `explain`) says how a mail is read and does nothing.
+
+mod explain;
 
 use std::path::Path;
 
@@ -23,6 +26,8 @@ pub(super) enum BounceCommand {
     /// Exit codes: 0 taken in; 65 the mail is at fault and need not come again; 75 it should come
     /// again later.
     Ingest(IngestArgs),
+    /// Say how mails are read, and why so; does nothing, and needs no configuration
+    Explain(explain::ExplainArgs),
 }
 
 /// What `bounce ingest` takes.
@@ -49,7 +54,10 @@ pub(super) struct PipeError {
 
 /// Runs the command.
 pub(super) async fn run(config: Option<&Path>, command: BounceCommand) -> anyhow::Result<()> {
-    let BounceCommand::Ingest(args) = command;
+    let args = match command {
+        BounceCommand::Ingest(args) => args,
+        BounceCommand::Explain(args) => return explain::run(config, &args),
+    };
     take_in(config, &args).await.map_err(|error| {
         // Anything but the mail itself (a configuration, a full disk) can be mended, and the mail
         // is not to be lost for it.

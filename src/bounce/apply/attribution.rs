@@ -53,6 +53,15 @@ pub(super) fn attribute(
     }
 }
 
+/// The copy (`issue.subscriber`, or `s` and a service mail's number) or reader (`newsletter/subscriber`)
+/// that a genuine token in `report` names.
+pub fn named_by(keyring: &Keyring, report: &Report, now: Timestamp) -> Option<String> {
+    Some(match attribute(keyring, report, now).1? {
+        Named::Copy(copy) => copy.to_string(),
+        Named::Reader { newsletter, subscriber, .. } => format!("{newsletter}/{subscriber}"),
+    })
+}
+
 /// What `token` in such a mailbox names, if it is genuine.
 fn open(keyring: &Keyring, mailbox: TokenMailbox, token: &str, now: Timestamp) -> Option<Named> {
     match mailbox {

@@ -190,25 +190,33 @@ fn with_envelope(
     recipient: Option<&str>,
     source: Source,
 ) -> ReturnedMail {
-    let now = Timestamp::now();
     let fields = first_fields(&raw);
-    let named = |name: &'static str| fields.iter().filter(move |(field, _)| field == name);
-    let mail_from = named("return-path").map(|(_, value)| bare(value).to_owned()).next();
-    let rcpt_to = recipient.map(str::to_owned).or_else(|| {
-        let written = RECIPIENT_FIELDS.iter().flat_map(|name| named(name)).map(|(_, value)| value);
-        let genuine = |value: &&String| {
-            verp::find(value)
-                .is_some_and(|(mailbox, token)| is_genuine(keyring, mailbox, token, now))
-        };
-        let delivered = || named("delivered-to").map(|(_, value)| value).next();
-        written.clone().find(genuine).or_else(delivered).map(|value| bare(value).to_owned())
-    });
+    let return_path = fields.iter().find(|(name, _)| name == "return-path");
+    let mail_from = return_path.map(|(_, value)| bare(value).to_owned());
+    let rcpt_to = recipient.map(str::to_owned).or_else(|| noted_in(&fields, keyring));
     ReturnedMail {
         raw: Arc::from(raw),
         mail_from: mail_from.unwrap_or_default(),
         rcpt_to: rcpt_to.unwrap_or_default(),
         source,
     }
+}
+
+/// Where a mail was sent, as its header notes it: an address with a genuine token of ours, else
+/// what the last server delivered it to.
+pub fn noted_recipient(raw: &[u8], keyring: &Keyring) -> Option<String> {
+    noted_in(&first_fields(raw), keyring)
+}
+
+fn noted_in(fields: &[(String, String)], keyring: &Keyring) -> Option<String> {
+    let now = Timestamp::now();
+    let named = |name: &'static str| fields.iter().filter(move |(field, _)| field == name);
+    let mut written = RECIPIENT_FIELDS.iter().flat_map(|name| named(name)).map(|(_, value)| value);
+    let genuine = |value: &&String| {
+        verp::find(value).is_some_and(|(mailbox, token)| is_genuine(keyring, mailbox, token, now))
+    };
+    let delivered = || named("delivered-to").map(|(_, value)| value).next();
+    written.find(genuine).or_else(delivered).map(|value| bare(value).to_owned())
 }
 
 /// An address without its brackets.

@@ -1,7 +1,7 @@
 //! Mails that a program sent because ours arrived: vacation notices, read receipts, requests to
 //! prove oneself human; and the mails that a mail client sends to the unsubscribe address.
 
-use super::{Kind, Report, mime::Tree};
+use super::{Basis, Kind, Report, mime::Tree};
 use crate::smtp::verp::{self, TokenMailbox};
 
 /// A mail to `u+TOKEN@`, whatever it says: mail clients send it when the reader presses
@@ -17,6 +17,7 @@ pub(super) fn unsubscribe(tree: &Tree<'_>, report: &mut Report) -> bool {
         && tree.fields.get("Auto-Submitted").is_some_and(|v| !v.trim().eq_ignore_ascii_case("no"));
     if to_us || by_client {
         report.kind = Kind::Unsubscribe;
+        report.basis = if to_us { Basis::Mailbox } else { Basis::Subject("unsubscribe") };
     }
     to_us || by_client
 }
@@ -78,29 +79,43 @@ const CHALLENGE_SUBJECTS: [&str; 8] = [
 
 /// Reads the mail as an automatic reply or challenge; false when it is neither.
 pub(super) fn reply(tree: &Tree<'_>, report: &mut Report) -> bool {
-    let fields = &tree.fields;
     let subject = report.subject.trim().to_lowercase();
     let subject = subject.strip_prefix("re:").map_or(subject.as_str(), str::trim);
-    let challenged = CHALLENGER_FIELDS.iter().any(|name| fields.get(name).is_some())
-        || CHALLENGE_SUBJECTS.iter().any(|words| subject.contains(words));
+    let (kind, basis) = if let Some(basis) = challenge(tree, subject) {
+        (Kind::Challenge, basis)
+    } else if let Some(basis) = automatic(tree, subject) {
+        (Kind::AutoReply, basis)
+    } else {
+        return false;
+    };
+    (report.kind, report.basis) = (kind, basis);
+    true
+}
+
+fn challenge(tree: &Tree<'_>, subject: &str) -> Option<Basis> {
+    let field = CHALLENGER_FIELDS.iter().find(|name| tree.fields.get(name).is_some());
+    let words = || CHALLENGE_SUBJECTS.iter().find(|words| subject.contains(**words));
+    field.map(|name| Basis::Field(name)).or_else(|| words().map(|words| Basis::Subject(words)))
+}
+
+fn automatic(tree: &Tree<'_>, subject: &str) -> Option<Basis> {
+    let fields = &tree.fields;
+    let value = |name| fields.get(name).map(|v| v.trim().to_ascii_lowercase()).unwrap_or_default();
     // RFC 3834, section 5: anything but `no` means that no person wrote this.
-    let submitted = fields
-        .get("Auto-Submitted")
-        .is_some_and(|v| v.trim_start().to_ascii_lowercase().starts_with("auto-"));
-    let precedence = fields
-        .get("Precedence")
-        .or_else(|| fields.get("X-Precedence"))
-        .is_some_and(|v| v.trim().to_ascii_lowercase().replace('-', "_").starts_with("auto_reply"));
-    let receipt = tree.part("message/disposition-notification").is_some();
-    let automatic = submitted
-        || precedence
-        || receipt
-        || RESPONDER_FIELDS.iter().any(|name| fields.get(name).is_some())
-        || ABSENT_SUBJECTS.iter().any(|words| subject.starts_with(words));
-    if challenged {
-        report.kind = Kind::Challenge;
-    } else if automatic {
-        report.kind = Kind::AutoReply;
+    if value("Auto-Submitted").starts_with("auto-") {
+        return Some(Basis::Field("Auto-Submitted"));
     }
-    challenged || automatic
+    for name in ["Precedence", "X-Precedence"] {
+        if value(name).replace('-', "_").starts_with("auto_reply") {
+            return Some(Basis::Field(name));
+        }
+    }
+    if tree.part("message/disposition-notification").is_some() {
+        return Some(Basis::Part("message/disposition-notification"));
+    }
+    if let Some(name) = RESPONDER_FIELDS.iter().find(|name| fields.get(name).is_some()) {
+        return Some(Basis::Field(name));
+    }
+    let words = ABSENT_SUBJECTS.iter().find(|words| subject.starts_with(**words));
+    words.map(|words| Basis::Subject(words))
 }

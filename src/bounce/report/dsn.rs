@@ -2,7 +2,7 @@
 //! together, types missing, the status left empty, the part labelled `text/plain`.
 
 use super::{
-    Action, Kind, Report, ReportedRecipient, address, diagnostic,
+    Action, Basis, Kind, Report, ReportedRecipient, address, diagnostic,
     mime::{Fields, Tree},
     one_line, text,
 };
@@ -13,7 +13,7 @@ const BLOCKS_MAX: usize = 200;
 
 /// Reads the mail as a delivery status notification; false when it is none.
 pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
-    let Some(status) = status_part(tree) else { return false };
+    let Some((status, basis)) = status_part(tree) else { return false };
     let notice = text::notice(tree).unwrap_or_default();
     let mut rest = status.as_bytes();
     let mut found = Vec::new();
@@ -32,6 +32,9 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         if report.reporting_mta.is_none() {
             report.reporting_mta = mta("Reporting-MTA");
         }
+        if report.arrival_date.is_none() {
+            report.arrival_date = fields.get("Arrival-Date").map(one_line);
+        }
         if report.envelope_id.is_none() {
             report.envelope_id = fields.get("Original-Envelope-Id").map(one_line);
         }
@@ -47,15 +50,16 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         complete(recipient, said, single);
     }
     let Some(kind) = kind(report) else { return false };
-    report.kind = kind;
+    (report.kind, report.basis) = (kind, basis);
     true
 }
 
 /// The machine-readable part, or the text that stands in for it.
-fn status_part(tree: &Tree<'_>) -> Option<String> {
-    let labelled = ["message/delivery-status", "message/global-delivery-status"];
-    if let Some(part) = labelled.iter().find_map(|essence| tree.part(essence)) {
-        return Some(part.text());
+fn status_part(tree: &Tree<'_>) -> Option<(String, Basis)> {
+    for essence in ["message/delivery-status", "message/global-delivery-status"] {
+        if let Some(part) = tree.part(essence) {
+            return Some((part.text(), Basis::Part(essence)));
+        }
     }
     // Only a mail that calls itself a report, or that a mail system wrote, may be read that way.
     let report = tree.content_type.report_type.as_deref() == Some("delivery-status");
@@ -72,7 +76,9 @@ fn status_part(tree: &Tree<'_>) -> Option<String> {
         .find_map(|text| {
             let lower = text.to_ascii_lowercase();
             let start = lower.find("reporting-mta:").or_else(|| lower.find("final-recipient:"))?;
-            lower.contains("final-recipient:").then(|| text[start..].to_owned())
+            lower
+                .contains("final-recipient:")
+                .then(|| (text[start..].to_owned(), Basis::StatusText))
         })
 }
 
@@ -108,6 +114,7 @@ fn recipient(fields: &Fields) -> Option<ReportedRecipient> {
         diagnostic: one_line(&diagnostic),
         notice: String::new(),
         remote_mta: fields.get("Remote-MTA").map(|v| after_type(v).to_owned()),
+        last_attempt: fields.get("Last-Attempt-Date").map(one_line),
     })
 }
 

@@ -2,7 +2,7 @@
 //! forms.
 
 use super::{
-    Kind, Report, ReportedRecipient, address,
+    Basis, Kind, Report, ReportedRecipient, address,
     mime::{Fields, Tree},
     one_line, original,
 };
@@ -22,7 +22,10 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         Some("not-spam") => Kind::AutoReply,
         _ => Kind::Complaint,
     };
+    report.basis = Basis::Part("message/feedback-report");
     report.feedback_type = feedback;
+    report.arrival_date =
+        fields.get("Arrival-Date").or_else(|| fields.get("Received-Date")).map(one_line);
     report.reporting_mta = fields.get("Reporting-MTA").map(one_line);
     report.envelope_id = fields.get("Original-Envelope-Id").map(one_line);
     report.original_mail_from = fields.get("Original-Mail-From").map(one_line);
@@ -47,6 +50,7 @@ fn forwarded_complaint(tree: &Tree<'_>, report: &mut Report) -> bool {
     }
     let Some(returned) = original::fields(tree) else { return false };
     report.kind = Kind::Complaint;
+    report.basis = Basis::Subject("complaint about message from");
     report.feedback_type = Some("abuse".into());
     let reader = ["X-HmXmrOriginalRecipient", "To"].iter().find_map(|name| returned.get(name));
     reader.unwrap_or("").split(',').for_each(|to| add(report, to));
@@ -66,6 +70,7 @@ fn add(report: &mut Report, value: &str) {
             diagnostic: String::new(),
             notice: String::new(),
             remote_mta: None,
+            last_attempt: None,
         });
     }
 }

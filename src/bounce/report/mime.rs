@@ -43,6 +43,12 @@ impl Fields {
                     value.push(' ');
                     value.push_str(String::from_utf8_lossy(line).trim());
                 }
+            } else if let Some((_, value)) = fields.last_mut().filter(|(_, v)| v.ends_with(';'))
+                && is_parameter(line)
+            {
+                // Some mailers forget to indent `boundary=` below a type.
+                value.push(' ');
+                value.push_str(String::from_utf8_lossy(line).trim());
             } else if let Some((name, value)) = field(line) {
                 if fields.len() < FIELDS_MAX {
                     fields.push((name, value));
@@ -143,13 +149,7 @@ impl Part<'_> {
     /// cut at [`TEXT_MAX`].
     pub(super) fn text(&self) -> String {
         let bytes = self.bytes();
-        let charset = self.content_type.charset.as_deref().unwrap_or("utf-8");
-        let text = match charset_decoder(charset.as_bytes()) {
-            Some(decode) if std::str::from_utf8(&bytes).is_err() || is_shifting(charset) => {
-                decode(&bytes)
-            }
-            _ => String::from_utf8_lossy(&bytes).into_owned(),
-        };
+        let text = decoded(&bytes, self.content_type.charset.as_deref());
         if self.content_type.essence == "text/html" { html_to_text(&text) } else { text }
     }
 
@@ -169,9 +169,21 @@ impl Part<'_> {
     }
 }
 
-/// Seven-bit character sets that look like valid UTF-8 and are not.
-fn is_shifting(charset: &str) -> bool {
-    charset.to_ascii_lowercase().starts_with("iso-2022")
+/// Text of a character set that may be missing or wrong. UTF-8 is taken for what it is, whatever the
+/// label says; the seven-bit sets of ISO 2022 look like ASCII and are known by their escapes.
+fn decoded(bytes: &[u8], charset: Option<&str>) -> String {
+    let shifts = memchr::memmem::find(bytes, b"\x1b$").is_some() && bytes.is_ascii();
+    let charset = match charset {
+        Some(label) if !shifts || label.to_ascii_lowercase().starts_with("iso-2022") => label,
+        _ if shifts => "iso-2022-jp",
+        _ => "utf-8",
+    };
+    match (std::str::from_utf8(bytes), charset_decoder(charset.as_bytes())) {
+        (Ok(text), _) if !shifts => text.to_owned(),
+        (_, Some(decode)) => decode(bytes),
+        (Ok(text), None) => text.to_owned(),
+        (Err(_), None) => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 /// A message cut into pieces.
@@ -273,7 +285,13 @@ fn cut<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
 
 /// Where the line that starts at `at` ends: the place of its LF, or the end of the block.
 fn line_end(block: &[u8], at: usize) -> usize {
-    block[at..].iter().position(|b| *b == b'\n').map_or(block.len(), |n| at + n)
+    memchr::memchr(b'\n', &block[at..]).map_or(block.len(), |n| at + n)
+}
+
+/// `name=value` and nothing before it.
+fn is_parameter(line: &[u8]) -> bool {
+    let name = line.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').count();
+    name > 0 && line.get(name) == Some(&b'=')
 }
 
 /// `Name: value`, when the line has that form (RFC 5322, section 2.2).
@@ -342,6 +360,31 @@ mod tests {
             "--b\n\nx\n".repeat(100_000)
         );
         assert!(Tree::read(many.as_bytes()).parts.len() <= PARTS_MAX + 1);
+    }
+
+    #[test]
+    fn a_parameter_may_stand_unindented_below_its_type() {
+        let mail =
+            b"Content-Type: multipart/mixed;\nboundary=\"x\"\nSubject: s\n\n--x\n\nfirst\n--x--\n";
+        let tree = Tree::read(mail);
+        assert_eq!(tree.fields.get("subject"), Some("s"));
+        assert_eq!(tree.parts[0].text(), "first");
+    }
+
+    #[test]
+    fn text_is_decoded_whatever_its_label_says() {
+        let jis = b"\x1b$B%(%i!<\x1b(B";
+        for (label, bytes) in [
+            (Some("iso-2022-jp"), &jis[..]),
+            (None, jis),
+            (Some("us-ascii"), jis),
+            (Some("iso-2022-jp"), "エラー".as_bytes()),
+            (Some("shift_jis"), b"\x83\x47\x83\x89\x81\x5b"),
+            (Some("x-unheard-of"), "エラー".as_bytes()),
+        ] {
+            assert_eq!(decoded(bytes, label), "エラー", "{label:?}");
+        }
+        assert_eq!(decoded(b"caf\xe9", None), "caf\u{fffd}");
     }
 
     #[test]

@@ -21,6 +21,16 @@ pub(super) fn find(tree: &Tree<'_>) -> Option<OriginalHeaders> {
     fields(tree).map(|fields| headers(&fields))
 }
 
+/// The returned mail itself, as far as it came back.
+pub(super) fn whole(tree: &Tree<'_>) -> Option<Vec<u8>> {
+    let part = tree.parts.iter().find(|p| p.content_type.essence == "message/rfc822");
+    part.map(super::mime::Part::bytes).or_else(|| {
+        let notice = text::notice(tree)?;
+        let (_, below) = text::split_notice(&notice);
+        (!below.trim().is_empty()).then(|| below.trim_start().as_bytes().to_vec())
+    })
+}
+
 /// Finds the returned header fields.
 pub(super) fn fields(tree: &Tree<'_>) -> Option<Fields> {
     let in_part = tree

@@ -186,6 +186,42 @@ fn several_recipients_keep_their_own_reasons() {
 }
 
 #[test]
+fn a_report_inside_a_report_is_the_report() {
+    let inner = format!("Return-Path: <>\n{}", dsn("It did not work.", GONE));
+    let report = text("Undelivered mail", &format!("It came back, see below.\n\n{inner}"));
+    assert_eq!((report.kind, report.recipients.len()), (Kind::Failed, 1));
+    assert_eq!(report.recipients[0].address, "ada@example.org");
+    let id = report.original.and_then(|original| original.message_id);
+    assert_eq!(id.as_deref(), Some("437.1207@news.example.net"));
+}
+
+#[test]
+fn details_of_the_envelope_name_the_reader() {
+    let report = text(
+        "Re: issue 437",
+        "Error: the address is wrong\n\nError message below:\n550 no such user here\n\n\
+         Message details:\n  MAIL FROM: weekly@news.example.net\n  RCPT TO: ada@example.org\n",
+    );
+    let named: Vec<_> = report.recipients.iter().map(|r| r.address.as_str()).collect();
+    assert_eq!(named, ["ada@example.org"]);
+    let report =
+        text("Mail failure", "These were wrong:\n\n  ada@example.org <bob@example.org>:\n");
+    assert_eq!(report.recipients[0].address, "bob@example.org");
+}
+
+#[test]
+fn a_quoted_reply_goes_before_the_words_around_it() {
+    let report = text(
+        "Delivery failed",
+        "This is a temporary failure of a kind.\n\nada@example.org\n\
+         The error that the other server returned was: 552 the mailbox is full\n\
+         Giving up on 192.0.2.7.\n",
+    );
+    let class = report.recipients[0].classify(ProviderId::OTHER);
+    assert_eq!((class.fault, class.rule), (Fault::Mailbox, "mailbox-full"));
+}
+
+#[test]
 fn late_is_not_failed() {
     let report = text(
         "Warning: could not send message for past 4 hours",

@@ -9,7 +9,8 @@ use phrases::{
 };
 
 use super::{
-    Action, Kind, Report, ReportedRecipient, address, diagnostic, mime::Tree, one_line, original,
+    Action, Basis, Kind, Report, ReportedRecipient, address, diagnostic, mime::Tree, one_line,
+    original,
 };
 
 /// Lines of a notice that are looked at; the reason stands near its top.
@@ -26,19 +27,21 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         return false;
     }
     let Some(notice) = notice(tree) else { return false };
-    let (said, _) = split_notice(&notice);
+    let (said, below) = split_notice(&notice);
     let words = one_line_lower(said);
     let subject = report.subject.trim().to_lowercase();
     // Vacation notices come through the null path too and say all sorts of things.
-    let says_so = contains_any(&subject, &FAILURE_SUBJECTS)
-        || (by_name
-            && (contains_any(&words, &FAILURE_PHRASES) || contains_any(&words, &DELAY_PHRASES)));
-    if named.is_empty() && !says_so {
-        return false;
-    }
+    let says_so = || {
+        let phrases = || first_of(&words, &FAILURE_PHRASES).or(first_of(&words, &DELAY_PHRASES));
+        let spoken = || phrases().filter(|_| by_name).map(Basis::Words);
+        first_of(&subject, &FAILURE_SUBJECTS).map(Basis::Subject).or_else(spoken)
+    };
+    let field = (!named.is_empty()).then_some(Basis::Field("X-Failed-Recipients"));
+    let Some(basis) = field.or_else(says_so) else { return false };
+    report.basis = basis;
     let delayed = contains_any(&words, &DELAY_PHRASES) || subject.starts_with("warning");
     report.kind = if delayed { Kind::Delayed } else { Kind::Failed };
-    let addresses = recipients(tree, said, named);
+    let addresses = recipients(tree, said, below, named);
     let single = addresses.len() == 1;
     for address in addresses {
         report.add(recipient(said, address, single, delayed));
@@ -148,13 +151,14 @@ fn recipient(said: &str, address: String, single: bool, delayed: bool) -> Report
         diagnostic: one_line(text),
         notice: if single { one_line(said) } else { String::new() },
         remote_mta: None,
+        last_attempt: None,
         address,
     }
 }
 
 /// Whom the notice is about: the field that says so, else addresses that begin a line, else any
 /// address that is not plainly somebody else's, else whom the returned mail was sent to.
-fn recipients(tree: &Tree<'_>, said: &str, named: &str) -> Vec<String> {
+fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<String> {
     let ours = [tree.fields.get("To"), tree.fields.get("From")];
     let ours: Vec<String> =
         ours.into_iter().flatten().filter_map(address).map(|a| a.to_lowercase()).collect();
@@ -177,9 +181,20 @@ fn recipients(tree: &Tree<'_>, said: &str, named: &str) -> Vec<String> {
     if !leading.is_empty() {
         return leading;
     }
+    let envelope: Vec<String> = lines(below).filter_map(envelope_recipient).collect();
+    if !envelope.is_empty() {
+        return envelope;
+    }
     let returned = original::fields(tree).unwrap_or_default();
     let to = returned.get("To").unwrap_or("").split(',').filter_map(address);
     to.filter(|a| a.contains('@')).collect()
+}
+
+/// The address of a line `RCPT TO: …` among the details of a message that came back.
+fn envelope_recipient(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    let named = line.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("rcpt to:"));
+    named.then(|| address(&line[8..])).flatten().filter(|a| is_address(a))
 }
 
 /// The addresses that begin lines, without one that the line above gives to somebody else ("a
@@ -210,6 +225,15 @@ fn leading_address(line: &str) -> Option<String> {
         rest = rest.get(4..).filter(|r| r.starts_with('<')).unwrap_or(rest);
     }
     let quoted = rest.starts_with(['<', '"']);
+    // `ada@example.org <bob@example.org>`: what looks like an address is bob's display name.
+    if !quoted
+        && let Some((name, angle)) = rest.split_once(" <")
+        && is_address(name)
+        && let Some((inside, _)) = angle.split_once('>')
+        && is_address(inside)
+    {
+        return Some(inside.to_owned());
+    }
     let rest = rest.trim_start_matches(['<', '"', '\'']);
     let end = rest
         .find(|c: char| c.is_whitespace() || matches!(c, '>' | '"' | ',' | '\'' | '('))
@@ -282,4 +306,8 @@ fn one_line_lower(text: &str) -> String {
 
 fn contains_any(text: &str, phrases: &[&str]) -> bool {
     phrases.iter().any(|phrase| text.contains(phrase))
+}
+
+fn first_of(text: &str, phrases: &[&'static str]) -> Option<&'static str> {
+    phrases.iter().copied().find(|phrase| text.contains(phrase))
 }

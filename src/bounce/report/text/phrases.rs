@@ -104,7 +104,8 @@ pub(super) const DELAY_PHRASES: [&str; 12] = [
 
 /// How the line begins that stands above the returned mail. Ornaments are stripped first. Lower
 /// case.
-pub(super) const BELOW: [&str; 19] = [
+pub(super) const BELOW: [&str; 20] = [
+    "message details",
     "below this line is a copy",
     "this is a copy of",
     "the header of the original",
