@@ -167,7 +167,11 @@ const fn is_form(reason: Reason) -> bool {
     matches!(reason, Reason::Forbidden | Reason::Malformed)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde wants a reference"
+)]
 fn as_text<S: serde::Serializer>(status: &Option<EnhancedCode>, to: S) -> Result<S::Ok, S::Error> {
     status.map(|status| status.to_string()).serialize(to)
 }
