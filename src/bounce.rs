@@ -30,3 +30,5 @@ pub mod report;
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod forms;

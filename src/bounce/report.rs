@@ -23,7 +23,7 @@ mod text;
 use mime::Tree;
 use serde::{Deserialize, Serialize};
 
-use super::classify::{Classification, Evidence, Fault, Permanence, classify};
+use super::classify::{Classification, Evidence, Fault, Permanence, Reason, classify};
 use crate::{
     provider::ProviderId,
     smtp::{
@@ -118,12 +118,15 @@ impl ReportedRecipient {
             provider,
         };
         let mut class = classify(&evidence(&self.diagnostic));
+        if class.fault == Fault::Unknown && !self.notice.is_empty() {
+            class = classify(&evidence(&self.notice));
+        }
         if class.fault == Fault::Recipient && !self.notice.is_empty() {
             let prose = Evidence { code: None, enhanced: None, ..evidence(&self.notice) };
             let said = classify(&prose);
             let milder =
                 matches!(said.fault, Fault::Mailbox | Fault::Reputation | Fault::Authentication);
-            if milder && said.rule != "refused-after-recipient" {
+            if milder && said.reason != Reason::Filtered {
                 class = said;
             }
         }
@@ -347,12 +350,9 @@ fn one_line(text: &str) -> String {
 /// An address out of a field or line: the type prefix, angle brackets, quotes and trailing
 /// punctuation gone. `None` when no address is left.
 fn address(text: &str) -> Option<String> {
-    let text = text.split_once(';').map_or(
-        text,
-        |(kind, rest)| {
-            if kind.contains('@') { text } else { rest }
-        },
-    );
+    let (kind, text) = text.split_once(';').filter(|(k, _)| !k.contains('@')).unwrap_or(("", text));
+    let unescaped = kind.trim().eq_ignore_ascii_case("utf-8").then(|| utf8_address(text));
+    let text = unescaped.as_deref().unwrap_or(text);
     let text = match (text.find('<'), text.rfind('>')) {
         (Some(open), Some(close)) if open < close => &text[open + 1..close],
         // A comment after a bare address (RFC 5322, section 3.2.2).
@@ -366,4 +366,24 @@ fn address(text: &str) -> Option<String> {
         && !text.ends_with('@')
         && text.chars().all(|c| !c.is_control() && (!c.is_whitespace() || text.starts_with('"')));
     plain.then(|| text.to_owned())
+}
+
+/// An address of the type `utf-8` as it is: the `\x{…}` of its seven-bit form undone (RFC 6533,
+/// section 3). What is no such escape stays.
+fn utf8_address(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("\\x{") {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 3..];
+        let escaped = after.split_once('}').and_then(|(digits, tail)| {
+            let digits = Some(digits).filter(|d| d.len() <= 6)?;
+            Some((char::from_u32(u32::from_str_radix(digits, 16).ok()?)?, tail))
+        });
+        let (c, tail) = escaped.unwrap_or(('\\', &rest[at + 1..]));
+        out.push(c);
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
 }

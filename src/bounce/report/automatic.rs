@@ -40,7 +40,7 @@ const CHALLENGER_FIELDS: [&str; 5] =
     ["X-Boxbe-Challenge", "X-Spamarrest-Challenge", "X-TMDA-Confirm", "X-QConfirm", "X-BoxTrapper"];
 
 /// How mail clients begin the subject of a vacation notice. Lower case.
-const ABSENT_SUBJECTS: [&str; 22] = [
+const ABSENT_SUBJECTS: [&str; 38] = [
     "automatic reply",
     "auto reply",
     "auto-reply",
@@ -63,10 +63,26 @@ const ABSENT_SUBJECTS: [&str; 22] = [
     "automaattinen vastaus",
     "自動返信",
     "自动回复",
+    "自動回覆",
+    "自動応答",
+    "不在通知",
+    "자동 회신",
+    "부재중",
+    "автоответ",
+    "автоматический ответ",
+    "autoodpowied",
+    "automatická odpověď",
+    "automatisk svar",
+    "automatiskt svar",
+    "otomatik yanıt",
+    "automatikus válasz",
+    "absence:",
+    "absent du bureau",
+    "[auto-reply]",
 ];
 
 /// Phrases in the subject of a challenge. Lower case.
-const CHALLENGE_SUBJECTS: [&str; 8] = [
+const CHALLENGE_SUBJECTS: [&str; 11] = [
     "please confirm your message",
     "confirm your email to",
     "verify your email to",
@@ -75,6 +91,9 @@ const CHALLENGE_SUBJECTS: [&str; 8] = [
     "(verification required)",
     "sender verification",
     "confirm that you sent",
+    "email requires verification",
+    "verify#",
+    "your mail is waiting for confirmation",
 ];
 
 /// Reads the mail as an automatic reply or challenge; false when it is neither.

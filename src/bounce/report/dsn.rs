@@ -97,7 +97,7 @@ fn recipient(fields: &Fields) -> Option<ReportedRecipient> {
         .or(original.as_ref())?
         .clone();
     let action = fields.get("Action").and_then(|a| action(a.trim()));
-    let diagnostic = fields.all("Diagnostic-Code").map(after_type).collect::<Vec<_>>().join(" ");
+    let diagnostic = fields.all("Diagnostic-Code").map(said).collect::<Vec<_>>().join(" ");
     let codes = diagnostic::codes(&diagnostic);
     let status = fields.get("Status").and_then(|s| {
         s.trim().split([' ', '(', '\t']).next().unwrap_or_default().parse::<EnhancedCode>().ok()
@@ -168,6 +168,12 @@ fn action(word: &str) -> Option<Action> {
         "delivered" | "relayed" | "expanded" => Some(Action::Delivered),
         _ => None,
     }
+}
+
+/// What a diagnostic says. A program's exit status keeps its type, or it would be a bare number.
+fn said(value: &str) -> &str {
+    let said = after_type(value);
+    if said.bytes().all(|b| b.is_ascii_digit()) { value.trim() } else { said }
 }
 
 /// `type; value` without its type.

@@ -22,7 +22,8 @@ const LINE_MAX: usize = 2_000;
 pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     let named = tree.fields.get("X-Failed-Recipients").unwrap_or("");
     let returns_mail = tree.part("message/rfc822").is_some();
-    let by_name = system_sender(tree) || (returns_mail && nobody_reads_replies(tree));
+    let by_name =
+        system_sender(tree) || list_manager(tree) || (returns_mail && nobody_reads_replies(tree));
     if !(by_name || from_a_mail_system(tree)) && named.is_empty() {
         return false;
     }
@@ -30,11 +31,17 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     let (said, below) = split_notice(&notice);
     let words = one_line_lower(said);
     let subject = report.subject.trim().to_lowercase();
+    // People write under a mail system's name too, and answer mails about failures; a reply code
+    // they rarely quote. And a null return path with one is no vacation notice.
+    let coded = diagnostic::codes(said) != diagnostic::Codes::default();
+    let answer = ["re:", "aw:", "fw:", "fwd:"].iter().any(|mark| subject.starts_with(mark));
+    let by_name = (by_name || (null_path(tree) && coded)) && (coded || !answer);
     // Vacation notices come through the null path too and say all sorts of things.
     let says_so = || {
         let phrases = || first_of(&words, &FAILURE_PHRASES).or(first_of(&words, &DELAY_PHRASES));
         let spoken = || phrases().filter(|_| by_name).map(Basis::Words);
-        first_of(&subject, &FAILURE_SUBJECTS).map(Basis::Subject).or_else(spoken)
+        let titled = first_of(&subject, &FAILURE_SUBJECTS).filter(|_| coded || !answer);
+        titled.map(Basis::Subject).or_else(spoken)
     };
     let field = (!named.is_empty()).then_some(Basis::Field("X-Failed-Recipients"));
     let Some(basis) = field.or_else(says_so) else { return false };
@@ -51,7 +58,12 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
 
 /// Whether a mail system rather than a person wrote the mail.
 pub(super) fn from_a_mail_system(tree: &Tree<'_>) -> bool {
-    system_sender(tree) || tree.fields.get("Return-Path").is_some_and(|p| p.trim() == "<>")
+    system_sender(tree) || null_path(tree)
+}
+
+/// Whether it came without a return path, as reports do (RFC 5321, section 4.5.5).
+fn null_path(tree: &Tree<'_>) -> bool {
+    tree.fields.get("Return-Path").is_some_and(|path| path.trim() == "<>")
 }
 
 /// Whether the sender's name is a mail system's.
@@ -64,6 +76,13 @@ fn system_sender(tree: &Tree<'_>) -> bool {
         || from.contains("mail delivery s")
         || from.contains("system administrator")
         || from.contains("mail administrator")
+}
+
+/// Whether the program that runs a mailing list wrote: it refuses for the list's sake.
+fn list_manager(tree: &Tree<'_>) -> bool {
+    ["X-MLServer", "X-List-Administrivia", "X-Mailman-Version"]
+        .iter()
+        .any(|name| tree.fields.get(name).is_some())
 }
 
 /// Whether the sender's name says that a program wrote.
@@ -137,7 +156,8 @@ fn recipient(said: &str, address: String, single: bool, delayed: bool) -> Report
     let speechless = codes.reply.is_none() && codes.enhanced.is_none();
     if single && speechless {
         let all = diagnostic::codes(said);
-        if all.reply.is_some() || all.enhanced.is_some() || about.trim().len() < address.len() + 8 {
+        let wordless = !about.replace(&address, "").chars().any(char::is_alphabetic);
+        if all.reply.is_some() || all.enhanced.is_some() || wordless {
             (codes, text) = (all, said);
         }
     }
@@ -163,6 +183,11 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     let ours: Vec<String> =
         ours.into_iter().flatten().filter_map(address).map(|a| a.to_lowercase()).collect();
     let foreign = |a: &String| !ours.contains(&a.to_lowercase());
+    let mentioned: Vec<(String, bool)> = lines(said).flat_map(mentioned).collect();
+    if list_manager(tree) {
+        // The list's own address comes first, those of its programs below.
+        return mentioned.into_iter().map(|(a, _)| a).find(foreign).into_iter().collect();
+    }
     let leading = leading_addresses(said);
     if leading.iter().any(foreign) {
         return leading.into_iter().filter(foreign).collect();
@@ -172,7 +197,6 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     if !listed.is_empty() {
         return listed;
     }
-    let mentioned: Vec<(String, bool)> = lines(said).flat_map(mentioned).collect();
     let elsewhere = |a: &String| mentioned.iter().any(|(other, theirs)| *theirs && other == a);
     let mut addresses = mentioned.iter().map(|(a, _)| a).filter(|a| foreign(a) && !elsewhere(a));
     if let Some(address) = addresses.next() {

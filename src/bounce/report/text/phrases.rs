@@ -6,7 +6,7 @@ pub(super) const SYSTEM_SENDERS: [&str; 6] =
     ["mailer-daemon", "postmaster", "post_master", "mailerdaemon", "mail-daemon", "mdaemon"];
 
 /// Subjects of failure notices. Lower case.
-pub(super) const FAILURE_SUBJECTS: [&str; 27] = [
+pub(super) const FAILURE_SUBJECTS: [&str; 63] = [
     "undeliver",
     "returned mail",
     "returned to sender",
@@ -34,10 +34,46 @@ pub(super) const FAILURE_SUBJECTS: [&str; 27] = [
     "non consegnato",
     "não entregue",
     "недоставленное",
+    "ошибка доставки",
+    "не доставлено",
+    "не удалось доставить",
+    "mail could not be",
+    "error sending your mail",
+    "message status - undeliverable",
+    "failed to deliver",
+    "message not delivered",
+    "[bounce]",
+    "delivery report",
+    "niet bezorgd",
+    "onbestelbaar",
+    "kunde inte levereras",
+    "kunne ikke leveres",
+    "niedostarcz",
+    "nedoručiteln",
+    "nie dostarczono",
+    "no se puede entregar",
+    "no se pudo entregar",
+    "error de entrega",
+    "échec de la remise",
+    "échec de remise",
+    "mancato recapito",
+    "teslim edilemedi",
+    "kézbesíthetetlen",
+    "zustellung fehlgeschlagen",
+    "fehler bei der zustellung",
+    "配信できません",
+    "送信できません",
+    "配信エラー",
+    "退信",
+    "无法送达",
+    "投递失败",
+    "발송실패",
+    "loop alert",
+    "are not member",
 ];
 
 /// Phrases by which a notice says that something was not delivered. Lower case.
-pub(super) const FAILURE_PHRASES: [&str; 46] = [
+pub(super) const FAILURE_PHRASES: [&str; 65] = [
     "could not be delivered",
     "couldn't be delivered",
     "cannot be delivered",
@@ -84,6 +120,25 @@ pub(super) const FAILURE_PHRASES: [&str; 46] = [
     "não foi possível entregar",
     "не может быть доставлено",
     "送信できませんでした",
+    "配信できませんでした",
+    "配信できません",
+    "无法投递",
+    "无法送达",
+    "被退回",
+    "전송되지 못했습니다",
+    "전달되지 못했습니다",
+    "не удалось доставить",
+    "nie można dostarczyć",
+    "kon niet worden bezorgd",
+    "kan niet worden bezorgd",
+    "kunde inte levereras",
+    "kunne ikke leveres",
+    "has been rejected by the system",
+    "there was an error delivering",
+    "not a member of this mailing list",
+    "not allowed to post to",
+    "has been automatically rejected",
+    "only members may post",
 ];
 
 /// Phrases by which a notice says that it is only late. Lower case.
