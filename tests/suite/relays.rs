@@ -256,6 +256,60 @@ async fn the_first_relay_has_everything_until_it_dies_and_again_when_it_is_back(
 }
 
 #[tokio::test]
+async fn a_breaker_holds_one_provider_up_and_tries_it_out_with_exactly_one_message() {
+    const EACH: usize = 300;
+    const RULES: &str = "[[rule]]\nname = \"asleep\"\nfault = \"rate\"\nreason = \"too-fast\"\n\
+        any = [\"the provider sleeps\"]\nexample = [{ text = \"the provider sleeps\" }]\n\
+        action = { do = \"open\", threshold = 1, within = \"1m\", for = \"3s\" }\n";
+    let asleep = "[[rule]]\nstage = 'rcpt'\nrecipient = '*@gmail.com'\n\
+                  reply = '450 4.7.9 The provider sleeps'\n";
+    let mut sink = Sink::with(asleep, &[]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}stages_percent = []\n{NO_GATES}")).await;
+    configure(&scene, "public_url", "rules_file = \"rules.toml\"\npublic_url");
+    std::fs::write(scene.house.path("rules.toml"), RULES).unwrap();
+    let mut rows = String::from("address,name\n");
+    for number in 0..2 * EACH {
+        let domain = ["gmail.com", "example.org"][number % 2];
+        let _ = writeln!(rows, "reader{number:05}@{domain},{}", name(number));
+    }
+    scene.import_rows(&rows);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    let opened = until("the breaker opens again", async || {
+        let opened = told(&scene, EventKind::BreakerOpened).await;
+        (opened.len() >= 2).then_some(opened)
+    })
+    .await;
+    sink.accepts(EACH).await;
+    let came = sink.journal();
+    let came =
+        came.iter().filter(|record| record.rcpt_to.iter().any(|to| to.ends_with("gmail.com")));
+    let came: Vec<i64> = came.map(|record| record.wall_us).filter(|at| *at <= opened[1]).collect();
+    // What was under way when it opened ends within a second; the next message comes after three.
+    let late = came.iter().filter(|at| **at > opened[0] + 1_500_000).count();
+    assert_eq!(late, 1, "messages to a half-open provider: {came:?} after {opened:?}");
+    let relays = scene.house.run(&["relay", "list", "--json"]).json();
+    assert_eq!(relays[0]["state"]["breakers"][1]["provider"], "google", "{relays}");
+    let status = scene.status();
+    let limited = status["limited_by"].as_str().unwrap().to_owned();
+    assert!(limited.contains("provider google at relay main"), "{limited}");
+
+    // It wakes up.
+    sink.kill();
+    sink.set_faults("");
+    sink.start().await;
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], 2 * EACH, Kills::of_sink(1)).await;
+    assert_eq!(outcome.count(CopyState::Accepted), 2 * EACH, "{outcome:?}");
+    let context = scene.context().await;
+    let sql = "SELECT COUNT(*) FROM delivery WHERE attempt > 1";
+    let tried_again: i64 = context.db.query(sql).scalar().await.unwrap();
+    context.db.close().await;
+    assert!(tried_again <= 60, "waiting costs no try, but {tried_again} copies had more than one");
+}
+
+#[tokio::test]
 async fn a_reply_after_which_nothing_should_be_sent_halts_the_issue() {
     let paused = "[[rule]]\nstage = 'dot'\nreply = '554 Sending paused for this account.'\n";
     let sink = Sink::with(paused, &[]).await;
