@@ -7,7 +7,9 @@
 
 mod cell;
 mod fault;
+mod script;
 mod tls;
+mod told;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -18,7 +20,8 @@ use tokio::{
 
 use self::{
     cell::{Cell, Mode, Template, lets_nothing_out},
-    fault::{At, Fault, Offer, dot_cases, script},
+    fault::{At, Fault, Offer},
+    script::{dot_cases, script},
     tls::Authority,
 };
 
