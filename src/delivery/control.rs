@@ -14,7 +14,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-pub use approval::approve;
+pub use approval::{approve, is_same_person};
 pub use course::{Move, change_course, widen};
 pub use resolution::{Resolution, resolve, settle_by_evidence};
 pub use trigger::{Draft, Scheduled, Trigger, ask, schedule};

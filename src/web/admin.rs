@@ -1,11 +1,12 @@
 //! The pages for those who run a newsletter, and what monitoring asks: `/metrics`, `/healthz`,
 //! `/readyz`. They stand on a listener of their own, on this machine unless configured otherwise.
 //!
-//! Everything here only reads; logging in and out is the one exception. Who may see what is declared
+//! Everything here only reads, but for two things: logging in and out, and approving of a send. Who may see what is declared
 //! in one table ([`access::ROUTES`]), from which the router is built: a route without a role does not
 //! exist. Pages work without JavaScript; with it, one small script of our own keeps them fresh.
 
 mod access;
+mod approval;
 mod assets;
 mod dashboard;
 mod deliveries;

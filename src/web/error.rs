@@ -58,6 +58,8 @@ pub enum Code {
     LoginRequired,
     /// The page is for another role.
     NotPermitted,
+    /// What was asked for cannot be done as things stand.
+    WrongState,
     /// A form's token is missing, wrong or of an earlier login.
     StaleForm,
     /// There is no such subscriber.
@@ -78,7 +80,7 @@ impl Code {
             | Self::UnknownLink
             | Self::UnknownSubscriber => StatusCode::NOT_FOUND,
             Self::LinkExpired | Self::LinkUsed => StatusCode::GONE,
-            Self::AddressBlocked => StatusCode::CONFLICT,
+            Self::AddressBlocked | Self::WrongState => StatusCode::CONFLICT,
             Self::InvalidAddress | Self::FormTime | Self::InvalidForm => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
@@ -117,6 +119,7 @@ impl Code {
             Self::BadRequest => "The request cannot be understood",
             Self::LoginRequired => "Please log in",
             Self::NotPermitted => "Your role does not permit this",
+            Self::WrongState => "This cannot be done now",
             Self::UnknownSubscriber => "There is no such subscriber",
             Self::NotReady => "Not ready",
             Self::Internal => "Something went wrong here",
@@ -150,6 +153,7 @@ impl Code {
             Self::BadRequest => "It is not what a browser would send.",
             Self::LoginRequired => "This page is for those who are logged in.",
             Self::NotPermitted => "Somebody with another role can do it, or give you that role.",
+            Self::WrongState => "Things have moved on meanwhile. Look at the page again.",
             Self::StaleForm => {
                 "It was opened before you logged in. Go back, reload the page, and send it again."
             }
@@ -276,10 +280,20 @@ fn shaped(state: &State, problem: &Problem, json: bool, bare: &Response) -> Resp
             shaped.headers_mut().insert(name, value.clone());
         }
     }
-    if problem.code == Code::TooManySignUps {
-        shaped.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("86400"));
+    if let Some(seconds) = retry_after(problem.code) {
+        shaped.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     shaped
+}
+
+/// In how many seconds it may work, where that can be said: what is counted by the day, and what an
+/// operator or the machine itself mends.
+const fn retry_after(code: Code) -> Option<&'static str> {
+    match code {
+        Code::TooManySignUps => Some("86400"),
+        Code::NotReady => Some("300"),
+        _ => None,
+    }
 }
 
 /// The problem behind an error without a body, as axum's own parts give it.

@@ -42,6 +42,7 @@ async fn a_full_disk_closes_sign_ups_last_and_holds_every_copy() {
     let http = reqwest::Client::new();
     let answer = http.post(daemon.url("/sre/subscribe")).form(&form).send().await.unwrap();
     assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["retry-after"], "300");
     assert!(answer.text().await.unwrap().contains("Sign-ups are closed for a short while"));
 
     scene.send().ok();

@@ -13,6 +13,12 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// Whether two actors are one person: `cli:ada` at the command line is `web:ada` on the pages.
+pub fn is_same_person(one: &str, other: &str) -> bool {
+    let name = |actor: &str| actor.split_once(':').map_or(actor, |(_, name)| name).to_lowercase();
+    name(one) == name(other)
+}
+
 /// Approves of the send of `edition` in the name of `actor`, who must not be the one who asked for
 /// it. Doing so again changes nothing. When its time has passed meanwhile, it begins after
 /// `undo_window`.
@@ -33,7 +39,7 @@ pub async fn approve(
     if before.approved_by.is_some() {
         return Ok(before);
     }
-    if before.asked_by.as_deref() == Some(actor) {
+    if before.asked_by.as_deref().is_some_and(|by| is_same_person(by, actor)) {
         return Err(ControlError::OwnSend { number, by: actor.to_owned() });
     }
     let sends_at = match before.sends_at {
@@ -57,4 +63,21 @@ pub async fn approve(
     let after = current(&mut tx, edition).await?;
     tx.commit().await?;
     Ok(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same_person;
+
+    #[test]
+    fn a_person_is_one_however_they_come_in() {
+        for (one, other, same) in [
+            ("cli:ada", "web:ada", true),
+            ("cli:ada", "cli:Ada", true),
+            ("cli:ada", "web:bob", false),
+            ("demo", "web:demo", true),
+        ] {
+            assert_eq!(is_same_person(one, other), same, "{one} and {other}");
+        }
+    }
 }

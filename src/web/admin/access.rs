@@ -13,8 +13,8 @@ use ring::hmac;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    AdminState, assets, dashboard, deliveries, issue, login, monitoring, problem::from_elsewhere,
-    subscriber,
+    AdminState, approval, assets, dashboard, deliveries, issue, login, monitoring,
+    problem::from_elsewhere, subscriber,
 };
 use crate::{
     account::{self, Role, Session},
@@ -65,6 +65,9 @@ pub(super) const ROUTES: &[Route] = {
         route(Method::POST, "/logout", For(Viewer), || post(login::log_out)),
         route(Method::GET, "/", For(Viewer), || get(dashboard::show)),
         route(Method::GET, "/issues/{newsletter}/{number}", For(Viewer), || get(issue::show)),
+        route(Method::POST, "/issues/{newsletter}/{number}/approve", For(Operator), || {
+            post(approval::approve)
+        }),
         route(Method::GET, "/deliveries", For(Viewer), || get(deliveries::show)),
         route(Method::GET, "/subscribers", For(Operator), || get(subscriber::search)),
         route(Method::POST, "/subscribers", For(Operator), || post(subscriber::find)),

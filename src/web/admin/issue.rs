@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     AdminState,
     access::Visitor,
+    approval::{self, ApprovalForm},
     pages::{EquationView, Page},
     words::{self, Instant},
 };
@@ -49,6 +50,7 @@ struct IssuePage {
     eta: Option<EtaView>,
     next: String,
     approval: Option<String>,
+    approve: Option<ApprovalForm>,
     halt: Option<HaltView>,
     warnings: Vec<HaltView>,
     replies: Vec<ReplyView>,
@@ -60,7 +62,7 @@ struct IssuePage {
 #[derive(Serialize)]
 struct Row {
     name: String,
-    note: Option<&'static str>,
+    note: Option<String>,
     total: String,
     accepted: String,
     waiting: String,
@@ -158,18 +160,21 @@ pub(super) async fn show(
     if edition.finished_at.is_none() {
         frame = frame.live(REFRESH);
     }
-    state.pages.page("issue", &frame, view(status, visitor.session.role, now))
+    state.pages.page("issue", &frame, view(status, &visitor, now))
 }
 
-fn view(status: IssueStatus, role: Role, now: Timestamp) -> IssuePage {
+fn view(status: IssueStatus, visitor: &Visitor, now: Timestamp) -> IssuePage {
+    let role = visitor.session.role;
+    let approve = approval::form(&status, visitor);
     let log_url = format!("/deliveries?issue={}%2F{}", status.newsletter, status.number);
     let providers = status.providers.iter().map(|provider| {
         let url = format!("{log_url}&provider={}", provider.provider);
-        row(provider.title.clone(), None, &provider.equation, Some(url))
+        let note = provider.stays_at.map(|stage| format!("stays at stage {stage}"));
+        row(provider.title.clone(), note, &provider.equation, Some(url))
     });
     let stages = status.stages.iter().map(|stage| {
         let note = if stage.released { "released" } else { "not released" };
-        row(stage.name.clone(), Some(note), &stage.equation, None)
+        row(stage.name.clone(), Some(note.to_owned()), &stage.equation, None)
     });
     IssuePage {
         now: words::instant(now),
@@ -204,6 +209,7 @@ fn view(status: IssueStatus, role: Role, now: Timestamp) -> IssuePage {
             .eta
             .map(|at| EtaView { at: words::instant(at), left: words::span(at.since(now)) }),
         next: status.next,
+        approve,
         approval: status.approval.approved_by.map(|by| format!("approved by {by}")),
         warnings: status.warnings.into_iter().map(|warning| halt_view(warning, role)).collect(),
         halt: status.halt.map(|halt| halt_view(halt, role)),
@@ -215,7 +221,7 @@ fn view(status: IssueStatus, role: Role, now: Timestamp) -> IssuePage {
 
 fn row(
     name: String,
-    note: Option<&'static str>,
+    note: Option<String>,
     equation: &report::Equation,
     log_url: Option<String>,
 ) -> Row {

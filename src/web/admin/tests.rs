@@ -1,6 +1,7 @@
 //! The pages for operators as a browser, a program and a stranger meet them: over a real socket, with
 //! a real SQLite file.
 
+mod approval;
 mod login;
 mod matrix;
 mod monitoring;
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use super::{AdminState, access, router};
 use crate::{
     account::Role,
-    config::Config,
     delivery::view::View,
     provider::Providers,
     report::tests::{House, NOW},
@@ -54,7 +54,7 @@ impl App {
         let clock = Arc::new(Mutex::new(house.now));
         let mut state = AdminState::new(
             house.db.clone(),
-            Arc::new(Config::default()),
+            Arc::new(house.config.clone()),
             Arc::new(house.keyring.clone()),
             Arc::new(Providers::embedded().clone()),
             engine,

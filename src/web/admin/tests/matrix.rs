@@ -16,6 +16,12 @@ const MATRIX: &[(&str, &str, &str, Option<Role>)] = &[
     ("POST", "/logout", "/logout", Some(Role::Viewer)),
     ("GET", "/", "/", Some(Role::Viewer)),
     ("GET", "/issues/{newsletter}/{number}", "/issues/weekly/437", Some(Role::Viewer)),
+    (
+        "POST",
+        "/issues/{newsletter}/{number}/approve",
+        "/issues/weekly/437/approve",
+        Some(Role::Operator),
+    ),
     ("GET", "/deliveries", "/deliveries", Some(Role::Viewer)),
     ("GET", "/subscribers", "/subscribers", Some(Role::Operator)),
     ("POST", "/subscribers", "/subscribers", Some(Role::Operator)),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::Relay,
+    config::{Config, Relay},
     delivery::engine::{Engine, Parts},
     issue::Renderer,
 };
@@ -25,6 +25,7 @@ async fn engine(house: &House) -> Engine {
         keyring: Arc::new(house.keyring.clone()),
         renderer: Arc::new(Renderer::new(None).unwrap()),
         providers: Arc::new(Providers::embedded().clone()),
+        speed: 1,
     })
     .await
     .unwrap()
