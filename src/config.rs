@@ -154,6 +154,19 @@ section! {
     }
 }
 
+impl Limits {
+    /// A name in the limits that no provider of the table has, and the key under which it stands.
+    pub fn unknown_provider(
+        &self,
+        providers: &crate::provider::Providers,
+    ) -> Option<(&'static str, &str)> {
+        let limits = self.provider.iter().map(|limit| ("limits.provider", limit.name.as_str()));
+        let ramps = self.warm_up.iter().filter_map(|ramp| ramp.provider.as_deref());
+        let mut names = limits.chain(ramps.map(|name| ("limits.warm_up", name)));
+        names.find(|(_, name)| providers.by_name(name).is_none())
+    }
+}
+
 /// How fast mail goes to one provider.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -46,6 +46,7 @@ impl Context {
         let keyring = Keyring::load_or_create(&config.key_file(), Timestamp::now())?;
         let db = Db::open(&OpenOptions::new(config.database_file())).await?;
         let providers = Arc::new(tables(&config)?);
+        check_provider_names(&config, &providers)?;
         Ok(Self { config: Arc::new(config), db, keyring: Arc::new(keyring), providers })
     }
 
@@ -98,6 +99,15 @@ pub fn tables(config: &Config) -> anyhow::Result<Providers> {
         rules.with_context(|| name.display().to_string())?.install();
     }
     Ok(providers)
+}
+
+/// Refuses limits for providers that are not in the table, the operator's own among them.
+fn check_provider_names(config: &Config, providers: &Providers) -> anyhow::Result<()> {
+    if let Some((key, name)) = config.limits.unknown_provider(providers) {
+        let known: Vec<_> = providers.iter().map(|provider| provider.name.as_str()).collect();
+        anyhow::bail!("{key}: there is no provider `{name}`; those are: {}", known.join(", "));
+    }
+    Ok(())
 }
 
 /// The configuration in the file that is named, in `config.toml` if that exists, or the defaults.

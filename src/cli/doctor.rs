@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Refused,
-    context::load_config,
+    context::{load_config, tables},
     output::{self, Format},
     relay,
 };
@@ -106,7 +106,15 @@ pub(super) async fn run(path: Option<&Path>, args: DoctorArgs) -> anyhow::Result
 }
 
 async fn examine(config: &Config, args: &DoctorArgs, findings: &mut Vec<Finding>) {
-    findings.extend(settings::check(config));
+    let providers = tables(config).unwrap_or_else(|error| {
+        findings.push(Finding::error(
+            "rules",
+            format!("{error:#}"),
+            "mend the file; `postrider rules test` shows what a reply would do",
+        ));
+        Providers::embedded().clone()
+    });
+    findings.extend(settings::check(config, &providers));
     findings.extend(files::check(config));
     match open(config).await {
         Ok(None) => findings.push(Finding::warning(
@@ -115,7 +123,7 @@ async fn examine(config: &Config, args: &DoctorArgs, findings: &mut Vec<Finding>
             "run `postrider init`",
         )),
         Ok(Some(db)) => {
-            if let Err(error) = examine_data(config, &db, findings).await {
+            if let Err(error) = examine_data(config, &providers, &db, findings).await {
                 findings.push(unreadable(&format!("{error:#}")));
             }
             db.close().await;
@@ -156,7 +164,12 @@ async fn open(config: &Config) -> anyhow::Result<Option<Db>> {
     Ok(Some(Db::open(&options).await?))
 }
 
-async fn examine_data(config: &Config, db: &Db, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
+async fn examine_data(
+    config: &Config,
+    providers: &Providers,
+    db: &Db,
+    findings: &mut Vec<Finding>,
+) -> anyhow::Result<()> {
     let faults = db.faults().await.context("the database cannot be read")?;
     findings.push(match faults.first() {
         None => Finding::ok("database", format!("sound, schema step {}", db.schema_steps().await?)),
@@ -183,7 +196,7 @@ async fn examine_data(config: &Config, db: &Db, findings: &mut Vec<Finding>) -> 
         ));
     }
     let newsletters = newsletter::list(db).await?;
-    findings.extend(settings::check_newsletters(config, &newsletters, Providers::embedded()));
+    findings.extend(settings::check_newsletters(config, &newsletters, providers));
     Ok(())
 }
 

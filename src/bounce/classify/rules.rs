@@ -253,11 +253,13 @@ impl Rules {
     }
 
     /// The embedded rules with an operator's file over them: a rule with the name of an embedded one
-    /// takes its place, any other is tried before them all. Each must decide its examples.
+    /// takes its place, any other is tried before them all. Each of the file must decide its examples,
+    /// as the rules then stand.
     pub fn load(overrides: &str, providers: &Providers) -> Result<Self, RulesError> {
         let ours = Self::parse(overrides, providers)?;
         let mut rules: Vec<Rule> = Self::parse(PROVIDERS, providers)?;
         rules.extend(Self::parse(GENERAL, providers)?);
+        let own: Vec<String> = ours.iter().map(|rule| rule.name.clone()).collect();
         let mut first = Vec::new();
         for rule in ours {
             match rules.iter_mut().find(|shipped| shipped.name == rule.name) {
@@ -265,7 +267,6 @@ impl Rules {
                 None => first.push(rule),
             }
         }
-        let own: Vec<String> = first.iter().map(|rule| rule.name.clone()).collect();
         first.extend(rules);
         let rules = Self { rules: first };
         for name in own {
@@ -390,6 +391,9 @@ mod tests {
         };
         let wrong = error("450 The campus sleeps", "450 The campus wakes");
         assert!(wrong.contains("rule `campus-busy`: its example") && wrong.contains("greylisted"));
+        // One that takes the place of a shipped rule is held to its examples too.
+        let wrong = error("text = \"slow there\"", "text = \"greylisted here\"");
+        assert!(wrong.contains("rule `ses-rate`: its example `greylisted here`"), "{wrong}");
         assert!(error("the campus sleeps", "The Campus").contains("must be in lower case"));
         assert!(error(", for = \"5m\"", "").contains("needs `threshold`, `within` and `for`"));
         assert!(error("any = [\"slow there\"]", "").contains("it fits everything"));

@@ -23,7 +23,7 @@ pub(super) fn source(path: Option<&Path>) -> String {
 }
 
 /// Looks for settings that do not go together.
-pub(super) fn check(config: &Config) -> Vec<Finding> {
+pub(super) fn check(config: &Config, providers: &Providers) -> Vec<Finding> {
     let mut findings = Vec::new();
     let host = config.public_url.host_str().unwrap_or_default();
     let is_local = is_local(host);
@@ -53,17 +53,13 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
             ));
         }
     }
-    let limited = config.limits.provider.iter().map(|limit| &limit.name);
-    let warmed_up = config.limits.warm_up.iter().filter_map(|ramp| ramp.provider.as_ref());
-    for name in limited.chain(warmed_up) {
-        if Providers::embedded().by_name(name).is_none() {
-            let known: Vec<_> = Providers::embedded().iter().map(|one| one.name.as_str()).collect();
-            findings.push(Finding::error(
-                "limits",
-                format!("there is no provider `{name}`"),
-                format!("use one of {}", known.join(", ")),
-            ));
-        }
+    if let Some((_, name)) = config.limits.unknown_provider(providers) {
+        let known: Vec<_> = providers.iter().map(|one| one.name.as_str()).collect();
+        findings.push(Finding::error(
+            "limits",
+            format!("there is no provider `{name}`"),
+            format!("use one of {}", known.join(", ")),
+        ));
     }
     if !config.admin.listen.ip().is_loopback() {
         findings.push(Finding::warning(
@@ -187,7 +183,7 @@ mod tests {
              [[relay]]\nname = \"main\"\nhost = \"127.0.0.1\"\ntls = \"none\"\n"
         );
         let config = Config::parse(&text, "config.toml").unwrap();
-        check(&config)
+        check(&config, Providers::embedded())
             .into_iter()
             .map(|found| format!("{:?} {}", found.level, found.about))
             .collect()
@@ -216,7 +212,7 @@ mod tests {
         );
         assert_eq!(found(https, &more), ["Warning relays", "Error limits"]);
         // With the built-in mailbox nothing leaves the machine, and its names do not matter.
-        assert!(check(&Config::default()).is_empty());
+        assert!(check(&Config::default(), Providers::embedded()).is_empty());
     }
 
     fn newsletter(from: &str, postal: &str) -> Newsletter {

@@ -31,6 +31,9 @@ use crate::{
 /// No more of a line is looked at: what matters stands at its beginning.
 const LINE_MAX: u64 = 16 * 1024;
 
+/// What a gzip file begins with (RFC 1952, section 2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
 /// Which log, and what to do with what it says.
 #[derive(Debug)]
 pub(super) struct ByLog {
@@ -94,7 +97,14 @@ fn read(files: &[PathBuf], ids: &[String]) -> anyhow::Result<Search> {
             lines(&mut io::stdin().lock(), &mut search).with_context(cannot_read)?;
         } else {
             let opened = File::open(file).with_context(cannot_read)?;
-            lines(&mut BufReader::new(opened), &mut search).with_context(cannot_read)?;
+            let mut log = BufReader::new(opened);
+            let begins = log.fill_buf().with_context(cannot_read)?;
+            anyhow::ensure!(
+                !begins.starts_with(&GZIP),
+                "{shown} is compressed; read it by `zcat {shown} | postrider delivery resolve … \
+                 --postfix-log -`"
+            );
+            lines(&mut log, &mut search).with_context(cannot_read)?;
         }
     }
     Ok(search)
