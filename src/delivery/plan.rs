@@ -1,13 +1,16 @@
 //! Plans: who will get an issue, who will not and why, in which stage, and until when. Computing a
 //! plan only reads; [`queue_copies`] writes the same answer into the ledger when the send starts.
 
-use std::time::Duration;
+mod forecast;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Sending},
     db::{self, Db, record::record},
+    delivery::{dispatch::Names, ledger, limits::LimitName, plan::forecast::Terms},
     fail_point,
     id::{IssueId, NewsletterId},
     provider::{ProviderId, Providers},
@@ -42,6 +45,12 @@ pub struct Plan {
     pub starts_at: Timestamp,
     /// When the last one leaves at today's limits; without limits, when the stages are through.
     pub ends_at: Timestamp,
+    /// The limit that its copies wait for longest; none when only the stages' soaks take time.
+    #[serde(default)]
+    pub limited_by: Option<String>,
+    /// Copies that today's limits do not let go within the time to live.
+    #[serde(default)]
+    pub unsent: i64,
 }
 
 /// Active subscribers who are left out, by reason.
@@ -151,8 +160,19 @@ pub async fn compute(
     let imported = large_import(db, newsletter, recipients, &config.sending).await?;
     let stages = stages(recipients, sum(|share| share.seeds), &config.sending, imported.is_some());
     let starts_at = now.plus(config.sending.undo_window);
-    let soaks = config.sending.soak * stages.len().saturating_sub(1) as u32;
-    let sending = slowest(config, providers, &shares, recipients);
+    let per_second: Option<Option<f64>> = db
+        .query("SELECT per_second FROM newsletter WHERE id = $1")
+        .bind(newsletter)
+        .optional_scalar()
+        .await?;
+    let terms = Terms {
+        config,
+        providers,
+        newsletter: (newsletter, per_second.flatten()),
+        stages: dealt(&shares, &stages),
+        starts_at,
+    };
+    let forecast = terms.forecast(&ledger::kept_uses(db).await?.warm_ups);
     Ok(Plan {
         recipients,
         excluded: Excluded {
@@ -166,23 +186,33 @@ pub async fn compute(
         stages,
         imported,
         starts_at,
-        ends_at: starts_at.plus(soaks).plus(sending),
+        ends_at: forecast.ends_at,
+        limited_by: forecast.limited_by.map(|name| limit_in_words(name, config, providers)),
+        unsent: forecast.unsent,
     })
 }
 
-/// How long the slowest limit takes for its share.
-fn slowest(config: &Config, providers: &Providers, shares: &[Share], recipients: i64) -> Duration {
-    let seconds = |copies: i64, per_second: f64| copies as f64 / per_second;
-    let total = config.limits.per_second.map(|rate| seconds(recipients, rate));
-    let relays: Option<f64> = config.relay.iter().map(|relay| relay.per_second).sum();
-    let relays = relays.filter(|rate| *rate > 0.0).map(|rate| seconds(recipients, rate));
-    let by_provider = config.limits.provider.iter().filter_map(|limit| {
-        let id = providers.by_name(&limit.name)?;
-        let share = shares.iter().find(|share| share.provider == id.0)?;
-        Some(seconds(share.recipients, limit.per_second?))
-    });
-    let longest = by_provider.chain(total).chain(relays).fold(0.0, f64::max);
-    Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX)
+fn limit_in_words(name: LimitName, config: &Config, providers: &Providers) -> String {
+    let relays: Vec<String> = config.relay.iter().map(|relay| relay.name.clone()).collect();
+    Names { relays: &relays, providers }.limit(name)
+}
+
+/// How many copies each stage has for each provider: seeds as they are, the others dealt evenly.
+fn dealt(shares: &[Share], stages: &[Stage]) -> Vec<BTreeMap<i64, i64>> {
+    let audience: i64 = stages.iter().skip(1).map(|stage| stage.size).sum();
+    let mut reached = 0;
+    let mut dealt = vec![shares.iter().map(|share| (share.provider, share.seeds)).collect()];
+    for stage in stages.iter().skip(1) {
+        let upto = |copies: i64, reached: i64| copies * reached / audience.max(1);
+        let before = reached;
+        reached += stage.size;
+        let part = |share: &Share| {
+            let copies = share.recipients - share.seeds;
+            (share.provider, upto(copies, reached) - upto(copies, before))
+        };
+        dealt.push(shares.iter().map(part).collect());
+    }
+    dealt
 }
 
 /// The import since the newsletter's last issue, if it is large: at least the configured share of the
@@ -352,6 +382,31 @@ mod tests {
             (100_000, 0, vec![0, 1_000, 9_000, 90_000]),
         ] {
             assert_eq!(sizes(recipients, seeds, false), expected, "{recipients} recipients");
+        }
+    }
+
+    #[test]
+    fn every_copy_is_dealt_to_one_stage() {
+        let share = |provider, recipients, seeds| Share {
+            provider,
+            recipients,
+            seeds,
+            bounced: 0,
+            complained: 0,
+            suppressed: 0,
+            paused: 0,
+        };
+        let shares = [share(0, 7_001, 3), share(1, 998, 0), share(2, 1, 1)];
+        let stages = stages(8_000, 4, &Sending::default(), false);
+        let dealt = dealt(&shares, &stages);
+        for share in &shares {
+            let copies: i64 = dealt.iter().map(|stage| stage[&share.provider]).sum();
+            assert_eq!(copies, share.recipients, "{dealt:?}");
+            assert_eq!(dealt[0][&share.provider], share.seeds);
+        }
+        for (stage, dealt) in stages.iter().zip(&dealt) {
+            let copies: i64 = dealt.values().sum();
+            assert!((copies - stage.size).abs() <= 3, "{stage:?}: {dealt:?}");
         }
     }
 

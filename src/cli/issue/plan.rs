@@ -128,6 +128,16 @@ impl Outlook {
             time(plan.ends_at),
             from_now(plan.ends_at.since(now))
         ));
+        lines.push(match &plan.limited_by {
+            Some(limit) => format!("limited by: {limit}"),
+            None => "limited by: the soaks between stages, and the relays' own speed".to_owned(),
+        });
+        if plan.unsent > 0 {
+            lines.push(format!(
+                "attention:  {} would expire: the limits do not let them go within the time to live",
+                counted(plan.unsent, "copy").replace("copys", "copies")
+            ));
+        }
         lines.push(String::new());
         lines.join("\n")
     }
