@@ -79,6 +79,7 @@ impl Daemon {
             keyring: Arc::clone(&context.keyring),
             renderer: Arc::clone(&renderer),
             providers: Arc::clone(&context.providers),
+            speed: 1,
         })
         .await?;
         let mut state = web::State::new(

@@ -4,13 +4,19 @@
 //! relay of the configuration is replaced by a sink on this machine that behaves as a fault profile
 //! says. The real ledger is read once, to be copied; no real relay is ever connected to.
 //!
-//! Time can be made to run faster: at speed 60 a minute takes a second. Rates go up by that factor;
-//! waits, soaks and deadlines go down. The engine's own ticks (a quarter of a second) do not, so
-//! that the higher the speed, the coarser the times: at 60 they are right to some fifteen seconds.
+//! Time can be made to run faster: at speed 60 a minute takes a second. Limits of every kind, warm-up
+//! ramps, breakers and the times of reply rules live in that time ([`Engine`] has a speed); soaks,
+//! retries, deadlines and what the sink does go down by the factor. The machine gets no faster, so
+//! that the higher the speed, the coarser the times, and a rehearsal says for how long the machine
+//! was all that held the send back.
 
 mod report;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use tempfile::TempDir;
@@ -25,6 +31,7 @@ use crate::{
     db::state::IssueState,
     delivery::{
         control::{self, Draft, Edition, Move},
+        dispatch::LimitedBy,
         engine::{Engine, Parts},
         gates::Finding,
         rehearsed, tallies,
@@ -111,6 +118,7 @@ impl Stage {
         std::fs::copy(real.config.key_file(), config.key_file())
             .context("the key file cannot be copied")?;
         let copy = Context::with(config).await?;
+        rehearsed::need_not_last(&copy.db).await?;
         rehearsed::make_ready(&copy.db, draft.newsletter, draft.number, Timestamp::now()).await?;
         let (db, keyring) = (copy.db.clone(), Arc::clone(&copy.keyring));
         let intake = intake::smtp::server(db, keyring, &copy.config, stop.clone());
@@ -121,6 +129,7 @@ impl Stage {
             keyring: Arc::clone(&copy.keyring),
             renderer: Arc::new(copy.renderer()?),
             providers: Arc::clone(&copy.providers),
+            speed: options.speed,
         })
         .await?;
         Ok(Self { folder, copy, sinks, engine, stop })
@@ -138,6 +147,7 @@ impl Stage {
         control::schedule(db, draft, begin, "rehearsal", begin).await?;
         self.engine.ring();
         let mut halts = Vec::new();
+        let mut machine_bound = Duration::ZERO;
         let edition = loop {
             let edition = control::find(db, draft.newsletter, draft.number)
                 .await?
@@ -162,9 +172,16 @@ impl Stage {
             if matches!(edition.state, IssueState::Sent) || elapsed >= options.until {
                 break edition;
             }
+            let by = self.engine.dispatch().explain().everything;
+            let before = Instant::now();
             tokio::time::sleep(LOOK).await;
+            if matches!(by, LimitedBy::Claiming | LimitedBy::Connections) {
+                machine_bound += before.elapsed();
+            }
         };
-        self.report(&edition, options, halts).await
+        let mut report = self.report(&edition, options, halts).await?;
+        report.machine_bound_s = (machine_bound * options.speed).as_secs_f64();
+        Ok(report)
     }
 
     fn halted(&self, edition: &Edition, after: Duration) -> Option<Halted> {
@@ -239,36 +256,9 @@ fn stand_in(relay: &Relay, sink: &Sink) -> Relay {
     }
 }
 
-/// `config` for a time that runs `speed` times as fast.
+/// `config` for a time that runs `speed` times as fast: all but what counts by the engine's own time.
 fn scaled(config: &Config, speed: u32) -> Config {
     let mut config = config.clone();
-    let factor = f64::from(speed);
-    // A bucket without a size of its own holds a second's worth, of the time that runs faster.
-    let burst = |per_second: f64, burst: Option<u32>| {
-        burst.or_else(|| (speed > 1).then(|| per_second.ceil().max(1.0) as u32))
-    };
-    let limits = &mut config.limits;
-    limits.burst = limits.per_second.map_or(limits.burst, |rate| burst(rate, limits.burst));
-    limits.per_second = limits.per_second.map(|rate| rate * factor);
-    for limit in &mut limits.provider {
-        limit.burst = limit.per_second.map_or(limit.burst, |rate| burst(rate, limit.burst));
-        limit.per_second = limit.per_second.map(|rate| rate * factor);
-    }
-    for relay in &mut config.relay {
-        relay.burst = relay.per_second.map_or(relay.burst, |rate| burst(rate, relay.burst));
-        relay.per_second = relay.per_second.map(|rate| rate * factor);
-    }
-    let breakers = &mut config.breakers;
-    for time in [
-        &mut breakers.window,
-        &mut breakers.throttle_for,
-        &mut breakers.open_for,
-        &mut breakers.open_for_max,
-        &mut breakers.rest,
-        &mut breakers.rest_max,
-    ] {
-        *time /= speed;
-    }
     let sending = &mut config.sending;
     sending.undo_window = Duration::ZERO;
     sending.approval = false;
@@ -321,12 +311,12 @@ mod tests {
     }
 
     #[test]
-    fn a_faster_time_has_higher_rates_and_shorter_waits() {
+    fn a_faster_time_has_shorter_waits() {
         let mut config = Config::default();
         config.limits.per_second = Some(20.0);
         let fast = scaled(&config, 60);
-        assert_eq!(fast.limits.per_second, Some(1200.0));
-        assert_eq!(fast.limits.burst, Some(20), "a second's worth stays what it was");
+        assert_eq!(fast.limits, config.limits, "the engine's own time runs faster");
+        assert_eq!(fast.breakers, config.breakers);
         assert_eq!(fast.sending.soak, Duration::from_secs(5));
         assert_eq!(fast.sending.retry_delays[0], Duration::from_secs(5));
         assert_eq!(fast.smtp.dot, Duration::from_secs(10));

@@ -233,6 +233,7 @@ async fn start(context: &Context) -> anyhow::Result<Engine> {
         keyring: Arc::clone(&context.keyring),
         renderer: Arc::new(context.renderer()?),
         providers: Arc::clone(&context.providers),
+        speed: 1,
     })
     .await?)
 }

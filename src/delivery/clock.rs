@@ -2,6 +2,8 @@
 //! clock is set back by a day, what was due in a minute would wait for a day. So steps back are
 //! noticed, by a clock that never jumps, and due times go back with them. Steps forward need
 //! nothing: what was due later is due now.
+//!
+//! A rehearsal's time runs faster than the wall clock: [`Tempo`] leads from the one to the other.
 
 use std::time::{Duration, Instant};
 
@@ -59,9 +61,64 @@ pub async fn bring_forward(db: &Db, back: Duration, now: Timestamp) -> db::Resul
     Ok(copies + mails)
 }
 
+/// How a time runs whose seconds are not those of the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tempo {
+    /// When both clocks showed the same.
+    origin: Timestamp,
+    /// How many seconds pass in one second of the wall clock; at least 1.
+    speed: u32,
+}
+
+impl Tempo {
+    /// The wall clock's own.
+    pub const REAL: Self = Self { origin: Timestamp::from_microseconds(0), speed: 1 };
+
+    /// `speed` times as fast from `origin` on.
+    pub fn new(origin: Timestamp, speed: u32) -> Self {
+        Self { origin, speed: speed.max(1) }
+    }
+
+    /// What this time shows when the wall clock shows `wall`.
+    pub fn at(self, wall: Timestamp) -> Timestamp {
+        if self.speed == 1 {
+            return wall;
+        }
+        self.origin.plus(wall.since(self.origin) * self.speed)
+    }
+
+    /// What the wall clock shows when this time shows `at`.
+    pub fn wall(self, at: Timestamp) -> Timestamp {
+        if self.speed == 1 {
+            return at;
+        }
+        self.origin.plus(at.since(self.origin) / self.speed)
+    }
+
+    /// How long a stretch of this time is by the wall clock, but at least `min` of it.
+    pub fn wait(self, stretch: Duration, min: Duration) -> Duration {
+        (stretch / self.speed).max(min.min(stretch))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_faster_time_passes_as_many_times_and_leads_back() {
+        let at = |ms: i64| Timestamp::from_microseconds(1_700_000_000_000_000 + ms * 1000);
+        let fast = Tempo::new(at(0), 60);
+        assert_eq!(fast.at(at(1000)), at(60_000));
+        assert_eq!(fast.wall(at(60_000)), at(1000));
+        assert_eq!(Tempo::REAL.at(at(7)), at(7));
+        assert_eq!(Tempo::REAL.wall(at(7)), at(7));
+        let (minute, ms) = (Duration::from_mins(1), Duration::from_millis(5));
+        assert_eq!(fast.wait(minute, ms), Duration::from_secs(1));
+        assert_eq!(fast.wait(Duration::from_millis(100), ms), ms);
+        assert_eq!(fast.wait(Duration::from_millis(1), ms), Duration::from_millis(1));
+        assert_eq!(Tempo::REAL.wait(minute, ms), minute);
+    }
 
     #[test]
     fn only_a_step_back_is_one() {

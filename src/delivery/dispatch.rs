@@ -31,6 +31,7 @@ pub use self::{
 };
 use super::{
     breaker::{Change, Hit, State},
+    clock::Tempo,
     limits::{LimitName, Limits, Uses, Way},
     queue::Claimed,
 };
@@ -44,6 +45,8 @@ use crate::{
 /// How often limited copies are released at most: tokens gather meanwhile, so that a fast limit
 /// does not cost a transaction a copy.
 const PACE: Duration = Duration::from_millis(10);
+/// The same when time runs faster: timers know nothing smaller.
+const PACE_MIN: Duration = Duration::from_millis(1);
 /// How long nobody looks at most: the wall clock may have been set back meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -57,6 +60,8 @@ pub const RELAYS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Dispatch {
     board: Mutex<Board>,
+    /// How the board's time runs: limits, breakers and warm-up ramps count by it.
+    tempo: Tempo,
     relay_names: Vec<String>,
     /// A copy of the board's count, for workers to look at between copies.
     openings: AtomicU64,
@@ -134,12 +139,23 @@ impl Dispatch {
     pub fn new(relays: impl IntoIterator<Item = RelayTerms>, limits: Limits) -> Self {
         let board = Board::new(relays, limits);
         Self {
+            tempo: Tempo::REAL,
             relay_names: board.relays.iter().map(|slot| slot.terms.name.clone()).collect(),
             board: Mutex::new(board),
             openings: AtomicU64::new(0),
             timer: Notify::new(),
             hungry: Notify::new(),
         }
+    }
+
+    /// The same where limits, breakers and warm-up ramps live in a time of their own.
+    #[must_use]
+    pub fn at(self, tempo: Tempo) -> Self {
+        Self { tempo, ..self }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.tempo.at(Timestamp::now())
     }
 
     /// The names of the relays, by number.
@@ -165,7 +181,7 @@ impl Dispatch {
                 return None;
             }
             board.wait(worker, wanted, reply);
-            self.pump(&mut board, Timestamp::now());
+            self.pump(&mut board, self.now());
         }
         answer.await.ok()
     }
@@ -208,7 +224,13 @@ impl Dispatch {
 
     /// Whether a breaker holds back what a worker has in hand.
     pub fn is_held(&self, worker: usize) -> bool {
-        self.lock().is_held(worker, Timestamp::now())
+        self.lock().is_held(worker, self.now())
+    }
+
+    /// Whether nothing can move to a provider though some relay works: a breaker is open to it, or its
+    /// warm-up is used up, at every relay that works.
+    pub fn is_held_up(&self, provider: i64) -> bool {
+        self.lock().is_held_up(provider, self.now())
     }
 
     /// Adds claimed copies of a newsletter's issues.
@@ -236,7 +258,7 @@ impl Dispatch {
     /// from the others' and fill nobody else's place; and remembers the whole set.
     pub fn set_apart(&self, apart: &mut BTreeSet<i64>) {
         let mut board = self.lock();
-        let slow: Vec<i64> = board.slow_providers(Timestamp::now()).collect();
+        let slow: Vec<i64> = board.slow_providers(self.now()).collect();
         apart.extend(slow);
         if board.apart != *apart {
             board.apart.clone_from(apart);
@@ -275,7 +297,7 @@ impl Dispatch {
         let changed = slot.suspended != suspended;
         slot.suspended = suspended;
         if changed {
-            self.pump(&mut board, Timestamp::now());
+            self.pump(&mut board, self.now());
         }
         changed
     }
@@ -292,17 +314,21 @@ impl Dispatch {
 
     /// How many copies each limit lets through now, and its name.
     pub fn limits_available(&self) -> Vec<(LimitName, u32)> {
-        self.lock().limits.available(Timestamp::now()).collect()
+        self.lock().limits.available(self.now()).collect()
     }
 
     /// Changes of breakers since the last call.
     pub fn take_notices(&self) -> Vec<Notice> {
-        std::mem::take(&mut self.lock().notices)
+        let mut notices = std::mem::take(&mut self.lock().notices);
+        for notice in &mut notices {
+            notice.at = self.tempo.wall(notice.at);
+        }
+        notices
     }
 
     /// Where every relay stands.
     pub fn standings(&self) -> Vec<Standing> {
-        let now = Timestamp::now();
+        let now = self.now();
         let board = self.lock();
         let standing = |slot: &slots::RelaySlot| Standing {
             suspended: slot.suspended,
@@ -334,7 +360,7 @@ impl Dispatch {
 
     /// The same as values: for everything, and for each issue, relay and provider.
     pub fn explain(&self) -> Explanation {
-        self.lock().explain(Timestamp::now())
+        self.lock().explain(self.now())
     }
 
     /// Hands out nothing more; workers that wait for copies are let go.
@@ -353,11 +379,13 @@ impl Dispatch {
             match wake_at {
                 None => self.timer.notified().await,
                 Some(at) => {
-                    let wait = at.since(Timestamp::now()).clamp(PACE, LOOK);
+                    let wait = at.since(self.now());
+                    let wait = self.tempo.wait(wait, Duration::ZERO);
+                    let wait = wait.clamp(self.tempo.wait(PACE, PACE_MIN), LOOK);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {
                             let mut board = self.lock();
-                            self.pump(&mut board, Timestamp::now());
+                            self.pump(&mut board, self.now());
                         }
                         () = self.timer.notified() => {}
                     }
@@ -367,7 +395,7 @@ impl Dispatch {
     }
 
     fn change(&self, change: impl FnOnce(&mut Board, Timestamp)) {
-        let now = Timestamp::now();
+        let now = self.now();
         let mut board = self.lock();
         change(&mut board, now);
         self.pump(&mut board, now);

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    clock::{self, Clock},
+    clock::{self, Clock, Tempo},
     compose::{Composer, Ingredients},
     conductor::{Conductor, Course},
     connection::{Connection, Shared},
@@ -58,6 +58,9 @@ pub struct Parts {
     pub renderer: Arc<Renderer>,
     /// The provider table.
     pub providers: Arc<Providers>,
+    /// How many seconds of limits, breakers, rules and warm-up ramps pass in one: 1, but for
+    /// rehearsals. Times of the configuration itself come as they shall be.
+    pub speed: u32,
 }
 
 /// Why an engine cannot start.
@@ -100,8 +103,9 @@ pub struct Engine {
 impl Engine {
     /// Settles what an earlier daemon left, then begins to send.
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
-        let Parts { db, config, keyring, renderer, providers } = parts;
+        let Parts { db, config, keyring, renderer, providers, speed } = parts;
         let now = Timestamp::now();
+        let tempo = Tempo::new(now, speed);
         let uid = Uuid::now_v7().to_string();
         let lease = Arc::new(Lease::new(config.sending.lease, now));
         let node = register(&db, &uid, &lease, now).await?;
@@ -118,7 +122,7 @@ impl Engine {
 
         let relays = Relay::all(&config).map_err(StartError::Configuration)?;
         let (limits, limited_providers) = limits(&db, &config, &providers, now).await?;
-        let dispatch = Arc::new(Dispatch::new(terms(&config, &providers), limits));
+        let dispatch = Arc::new(Dispatch::new(terms(&config, &providers), limits).at(tempo));
         let tallies = Arc::new(Tallies::default());
         let metrics = Arc::new(Metrics::new(&providers));
         let writer = Writer {
@@ -144,7 +148,7 @@ impl Engine {
         for issue in super::conductor::in_motion(&db).await? {
             tallies.put(issue.id, tallies::load(&db, issue.id).await?);
         }
-        let rule_halts = Arc::new(RuleHalts::default());
+        let rule_halts = Arc::new(RuleHalts::new(tempo));
         let shared = Arc::new(Shared {
             dispatch: Arc::clone(&dispatch),
             ledger: ledger.clone(),
@@ -185,6 +189,7 @@ impl Engine {
             metrics: Arc::clone(&metrics),
             shedding: Arc::clone(&shedding),
             bell: Arc::clone(&bell),
+            tempo,
         };
         background.spawn(conductor.run(stop.clone()));
         let feeder = Feeder {
@@ -195,6 +200,7 @@ impl Engine {
             course,
             shedding: Arc::clone(&shedding),
             limited_providers,
+            tempo,
         };
         background.spawn(feeder.run(stop.clone()));
         background.spawn(keep_lease(db.clone(), node, lease, stop.clone()));

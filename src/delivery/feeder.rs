@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::{
+    clock::Tempo,
     compose::Composer,
     conductor::{Course, InMotion},
     dispatch::{Dispatch, LANE_LOW},
@@ -24,8 +25,9 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// How often the tables are looked at when nobody asks for more.
+/// How often the tables are looked at when nobody asks for more, and at most when time runs faster.
 const TICK: Duration = Duration::from_millis(200);
+const TICK_MIN: Duration = Duration::from_millis(20);
 /// How many copies one claim takes.
 const BATCH: u32 = 1024;
 /// How soon retries are looked for again when only held-up ones were found.
@@ -50,6 +52,8 @@ pub struct Feeder {
     /// Providers with a limit of their own: their copies are claimed apart from the others', and so
     /// are those of providers that something holds up.
     pub limited_providers: BTreeSet<i64>,
+    /// How fast the send's time runs.
+    pub tempo: Tempo,
 }
 
 /// How far the first tries of one issue have been claimed: of one provider, or of all that are not
@@ -81,7 +85,7 @@ impl Feeder {
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = self.dispatch.hungry() => {}
-                        () = tokio::time::sleep(TICK) => {}
+                        () = tokio::time::sleep(self.tempo.wait(TICK, TICK_MIN)) => {}
                     }
                 }
                 Err(Trouble::Stopped) => return,
@@ -124,6 +128,7 @@ impl Feeder {
     /// stand: up to there they were claimed together.
     fn set_apart(&self, issues: &[InMotion], memory: &mut Memory) {
         let before = memory.apart.clone();
+        memory.apart.extend(issues.iter().flat_map(|issue| issue.held_providers().into_keys()));
         self.dispatch.set_apart(&mut memory.apart);
         for provider in memory.apart.difference(&before) {
             for issue in issues {
@@ -154,9 +159,11 @@ impl Feeder {
         only: Option<i64>,
         memory: &mut Memory,
     ) -> Result<bool, Trouble> {
-        let start = Cursor { after: SubscriberId(0), stage: issue.stage, exhausted: false };
+        let held = only.and_then(|provider| issue.held_providers().get(&provider).copied());
+        let stage = held.unwrap_or(issue.stage);
+        let start = Cursor { after: SubscriberId(0), stage, exhausted: false };
         let cursor = memory.cursors.entry((issue.id, only)).or_insert(start);
-        if cursor.stage != issue.stage {
+        if cursor.stage != stage {
             *cursor = start;
         }
         if cursor.exhausted || self.dispatch.waiting(issue.id, only, &memory.apart) >= LANE_LOW {
@@ -166,8 +173,7 @@ impl Feeder {
             Some(provider) => queue::Lane::Provider(provider),
             None => queue::Lane::AllBut(queue::json_array(memory.apart.iter().copied())),
         };
-        let wanted =
-            Wanted::First { issue: issue.id, lane, after: cursor.after, stage: issue.stage };
+        let wanted = Wanted::First { issue: issue.id, lane, after: cursor.after, stage };
         let batch = self.ledger.claim(wanted, BATCH).await?;
         cursor.exhausted = batch.copies.len() < BATCH as usize;
         if let Some(CopyId::Issue { subscriber, .. }) = batch.copies.last().map(|last| last.copy) {

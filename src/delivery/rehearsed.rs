@@ -9,6 +9,12 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// Lets the system write the copy down when it likes: nobody reads it after a loss of power.
+pub async fn need_not_last(copy: &Db) -> db::Result<()> {
+    copy.write("PRAGMA synchronous = OFF").execute().await?;
+    Ok(())
+}
+
 /// Makes a copied database ready for one send: whatever else is under way is given up, and the issue
 /// with this number is as if it had never been asked for.
 pub async fn make_ready(
@@ -46,6 +52,7 @@ async fn forget(tx: &mut Tx, issue: IssueId) -> db::Result<()> {
         "DELETE FROM delivery WHERE issue_id = $1",
         "DELETE FROM issue_stage WHERE issue_id = $1",
         "DELETE FROM event WHERE issue_id = $1",
+        "DELETE FROM held_provider WHERE issue_id = $1",
         "UPDATE issue SET state = 0, stage = -1, started_at = NULL, finished_at = NULL, \
          sends_at = NULL, expires_at = NULL, halt = NULL, acknowledged = '[]', warnings = '[]', \
          hold_after = NULL, first_event_id = NULL, accepted = NULL WHERE id = $1",

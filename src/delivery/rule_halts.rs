@@ -6,14 +6,19 @@ use std::{
     time::Duration,
 };
 
+use super::clock::Tempo;
 use crate::{id::IssueId, timestamp::Timestamp};
 
 /// How many counts are kept: a few rules for a few issues.
 const COUNTS_MAX: usize = 256;
 
 /// The counts.
-#[derive(Debug, Default)]
-pub struct RuleHalts(Mutex<Vec<Count>>);
+#[derive(Debug)]
+pub struct RuleHalts {
+    counts: Mutex<Vec<Count>>,
+    /// How the rules' times run.
+    tempo: Tempo,
+}
 
 /// Replies of one rule to one issue's copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +39,11 @@ pub struct Count {
 }
 
 impl RuleHalts {
+    /// No count yet.
+    pub fn new(tempo: Tempo) -> Self {
+        Self { counts: Mutex::default(), tempo }
+    }
+
     /// Counts a reply; `threshold` of them `within` a time halt.
     pub fn note(
         &self,
@@ -43,6 +53,7 @@ impl RuleHalts {
         reply: &str,
         now: Timestamp,
     ) {
+        let now = self.tempo.at(now);
         let mut counts = self.lock();
         let stale = |count: &Count| count.since > now || now.since(count.since) > within;
         counts.retain(|count| count.rule != rule || count.hits >= count.threshold || !stale(count));
@@ -69,7 +80,7 @@ impl RuleHalts {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Count>> {
         // Each change leaves the counts whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,7 +93,7 @@ mod tests {
     #[test]
     fn a_rule_halts_the_issue_it_was_said_to_at_its_threshold_within_its_time() {
         let at = |seconds| Timestamp::from_microseconds(0).plus(Duration::from_secs(seconds));
-        let halts = RuleHalts::default();
+        let halts = RuleHalts::new(Tempo::REAL);
         let (one, other) = (IssueId(1), IssueId(2));
         let say =
             |issue, seconds| halts.note((issue, 7), "blocked", (2, MINUTE), "550 no", at(seconds));

@@ -43,6 +43,9 @@ pub struct Report {
     pub peak_per_minute: i64,
     /// The most connections that were open at once.
     pub connections_peak: u64,
+    /// For how many seconds of the send's time this machine was all that held it back. A real relay
+    /// may be slower or faster.
+    pub machine_bound_s: f64,
     /// Which gates stopped it.
     pub halts: Vec<Halted>,
     /// Every minute in which something happened.
@@ -118,6 +121,7 @@ impl Report {
             peak_per_second: 0.0,
             peak_per_minute: 0,
             connections_peak: 0,
+            machine_bound_s: 0.0,
             halts,
             minutes: Vec::new(),
         }
@@ -197,6 +201,14 @@ impl Report {
             "\npeak: {} accepted in a minute, {:.1} a second over ten seconds, {} connections",
             self.peak_per_minute, self.peak_per_second, self.connections_peak
         );
+        if self.machine_bound_s >= 60.0 {
+            let minutes = self.machine_bound_s / 60.0;
+            let _ = writeln!(
+                text,
+                "for {minutes:.1} minutes only this machine's own speed held it back; a lower --speed \
+                 tells those times better"
+            );
+        }
         for halt in &self.halts {
             let at = halt.provider.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
             let _ = writeln!(

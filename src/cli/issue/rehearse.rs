@@ -69,8 +69,9 @@ pub(in crate::cli) struct RehearseArgs {
 
 const METHOD: &str = "The issue goes to its whole audience through the real engine, on a copy of the \
     database, with a sink on this machine in the place of every relay. Nothing is written to the \
-    real data, and no relay is connected to. Times are coarser the higher the speed: the engine \
-    looks at stages four times a second of real time.";
+    real data, and no relay is connected to. Rates, warm-up ramps, breakers, the times of reply \
+    rules, soaks and retries all go by the send's own time; the machine does not get faster, and the \
+    report says for how long it was all that held the send back.";
 
 /// Rehearses a send and prints what it would have done.
 pub(in crate::cli) async fn run(config: Option<&Path>, args: RehearseArgs) -> anyhow::Result<()> {
