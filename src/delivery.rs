@@ -21,6 +21,7 @@ pub mod control;
 pub mod dispatch;
 pub mod engine;
 pub mod feeder;
+mod front;
 pub mod gates;
 pub mod health;
 pub mod history;

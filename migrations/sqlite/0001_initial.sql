@@ -187,6 +187,16 @@ CREATE TABLE issue_stage (
     PRIMARY KEY (issue_id, stage)
 ) STRICT, WITHOUT ROWID;
 
+-- Providers whose copies of an issue stay at an earlier stage than the others': what they do with the
+-- stage that the others left is not known yet, because they are down or put everything off.
+CREATE TABLE held_provider (
+    issue_id INTEGER NOT NULL REFERENCES issue (id),
+    provider INTEGER NOT NULL,
+    stage    INTEGER NOT NULL,
+    since    INTEGER NOT NULL,
+    PRIMARY KEY (issue_id, provider)
+) STRICT, WITHOUT ROWID;
+
 -- One node's hold on a batch of deliveries. Ids grow by one per claim: a delivery row names the
 -- claim that holds it, so a stale claim matches no row.
 CREATE TABLE claim (

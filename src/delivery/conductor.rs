@@ -10,8 +10,13 @@ mod end;
 mod halt;
 mod motion;
 mod release;
+mod stay;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -21,13 +26,14 @@ pub use self::{
     motion::{Course, InMotion, in_motion},
 };
 use super::{
+    clock::Tempo,
     dispatch::Dispatch,
     ledger::Ledger,
     relay::Relay,
     rule_halts::RuleHalts,
     shedding::{Level, Shedding},
     tallies::{self, Tallies},
-    tally::Tally,
+    tally::{Cell, Tally},
 };
 use crate::{
     config::Config,
@@ -41,12 +47,11 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// How often the course is looked at when nothing calls for it.
+/// How often the course is looked at when nothing calls for it, and at most when time runs faster.
 const TICK: Duration = Duration::from_millis(250);
+const TICK_MIN: Duration = Duration::from_millis(20);
 /// How often counts in memory are compared with the ledger.
 const AUDIT: Duration = Duration::from_secs(30);
-/// The share of a stage that has to be decided before its soak time begins, in percent.
-const DECIDED_PERCENT: i64 = 95;
 
 /// What the conductor works with.
 pub struct Conductor {
@@ -74,6 +79,8 @@ pub struct Conductor {
     pub shedding: Arc<Shedding>,
     /// Rung when a row was changed in this process.
     pub bell: Arc<tokio::sync::Notify>,
+    /// How fast the send's time runs.
+    pub tempo: Tempo,
 }
 
 /// What is remembered of an issue between two looks.
@@ -81,8 +88,11 @@ pub struct Conductor {
 struct Memory {
     /// Since when it goes on; what relays said before that a person has seen.
     sending_since: Option<Timestamp>,
-    /// The stage whose soak time runs, and since when.
-    soaking: Option<(i64, Timestamp)>,
+    /// The stage whose soak time runs, and since when: of the issue, and of each provider that stays
+    /// behind. By a clock that nobody sets.
+    soaking: HashMap<Option<i64>, (i64, Instant)>,
+    /// The providers that have put off every undecided copy of the last stage.
+    put_off: (i64, BTreeSet<i64>),
     /// What is normal for its newsletter, once that was looked up.
     normal: Option<Normal>,
     audited_at: Timestamp,
@@ -102,7 +112,7 @@ impl Conductor {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(self.tempo.wait(TICK, TICK_MIN)) => {}
                 () = self.bell.notified() => {}
             }
         }
@@ -154,6 +164,9 @@ impl Conductor {
             self.expire(issue.id).await?;
             return self.finish_if_done(issue, now).await;
         }
+        if self.catch_up(issue, memory, &tally, now).await? {
+            return Ok(());
+        }
         if issue.stage + 1 >= issue.stages {
             let released = tally.up_to_stage(issue.stage);
             if released.finished() == released.total() {
@@ -161,8 +174,8 @@ impl Conductor {
             }
             return Ok(());
         }
-        if !is_decided(&tally, issue.stage) {
-            memory.soaking = None;
+        if self.behind(issue, memory, &tally).is_none() {
+            memory.soaking.remove(&None);
             return Ok(());
         }
         if issue.hold_after.is_some_and(|stage| stage <= issue.stage) {
@@ -171,34 +184,30 @@ impl Conductor {
         if self.shedding.level() >= Level::Stages {
             return Ok(());
         }
-        if self.has_soaked(issue, memory, &tally, now) {
-            // Late signals first: what came in while the stage soaked.
-            let tally = self.audit(issue, None).await?;
-            if !self.judge(issue, memory, &tally, true, now).await? {
-                self.release_stage(issue, now).await?;
-            }
+        if !self.has_soaked(memory, None, issue.stage, &tally.stage(issue.stage)) {
+            return Ok(());
         }
-        Ok(())
+        // Late signals first: what came in while the stage soaked.
+        let tally = self.audit(issue, None).await?;
+        if self.judge(issue, memory, &tally, true, now).await? {
+            return Ok(());
+        }
+        let Some(behind) = self.behind(issue, memory, &tally) else { return Ok(()) };
+        if self.halt_if_blamed(issue, &behind, &tally, now).await? {
+            return Ok(());
+        }
+        self.release_stage(issue, &behind, now).await
     }
 
-    /// Whether the current stage, which is decided, was watched for long enough.
-    fn has_soaked(
-        &self,
-        issue: &InMotion,
-        memory: &mut Memory,
-        tally: &Tally,
-        now: Timestamp,
-    ) -> bool {
-        let cell = tally.stage(issue.stage);
-        let since = match memory.soaking {
-            Some((stage, since)) if stage == issue.stage => since,
-            _ => {
-                memory.soaking = Some((issue.stage, now));
-                now
-            }
-        };
+    /// Whether a stage that is decided, by all or `only` by a provider that stays behind, was watched
+    /// for long enough.
+    fn has_soaked(&self, memory: &mut Memory, only: Option<i64>, stage: i64, cell: &Cell) -> bool {
+        let begun = memory.soaking.entry(only).or_insert_with(|| (stage, Instant::now()));
+        if begun.0 != stage {
+            *begun = (stage, Instant::now());
+        }
         let empty = cell.total() == cell.get(CopyState::Skipped);
-        empty || now.since(since) >= self.config.sending.soak
+        empty || begun.1.elapsed() >= self.config.sending.soak
     }
 
     /// Counts the ledger anew, and says so when the equation does not hold.
@@ -234,10 +243,4 @@ async fn stage_total(db: &Db, issue: IssueId) -> db::Result<i64> {
         .bind(issue)
         .scalar()
         .await
-}
-
-/// Whether so much of a stage has its outcome that the rest need not be waited for.
-fn is_decided(tally: &Tally, stage: i64) -> bool {
-    let cell = tally.stage(stage);
-    cell.finished() * 100 >= cell.total() * DECIDED_PERCENT
 }

@@ -161,11 +161,16 @@ impl Connection {
 
     async fn work(&mut self) {
         while self.fill().await {
-            if self.is_held() || !self.connected().await {
+            let held = self.is_held();
+            if held && self.is_next_opened() {
+                // Its envelope is on the wire, and its reply may be: it ends as it does.
+                self.send_next(false).await;
+            }
+            if held || !self.connected().await {
                 self.give_back_all().await;
                 continue;
             }
-            self.send_next().await;
+            self.send_next(true).await;
         }
     }
 
@@ -262,6 +267,15 @@ impl Connection {
         openings > 0 && self.shared.dispatch.is_held(self.worker)
     }
 
+    /// Whether the envelope of the next copy went out with the last body.
+    fn is_next_opened(&self) -> bool {
+        let next = self.hand.front().map(|handed| handed.claimed.copy);
+        let opened = self.opened.as_ref().map(|(copy, _)| *copy);
+        opened.is_some()
+            && opened == next
+            && self.session.as_ref().is_some_and(Session::holds_envelope)
+    }
+
     /// Makes sure there is a session that can take a copy; false when the relay cannot be reached.
     async fn connected(&mut self) -> bool {
         if let Some(session) = &mut self.session {
@@ -321,8 +335,12 @@ impl Connection {
         }
     }
 
-    async fn send_next(&mut self) {
-        self.top_up().await;
+    /// Sends the copy that is next in hand; with its body goes the envelope of the one after it, if
+    /// that is to go `on`.
+    async fn send_next(&mut self, on: bool) {
+        if on {
+            self.top_up().await;
+        }
         let Some(term) = self.hand.term() else { return };
         if !self.shared.lease.holds(term, Timestamp::now()) {
             warn!("the lease ran out: what was handed off before is not sent, but queued again");
@@ -347,8 +365,11 @@ impl Connection {
             return self.hand.through(&self.shared, self.worker);
         };
         let last = self.relay.is_last_message(session);
-        let next: Option<Envelope> =
-            self.hand.front().filter(|_| !last).map(|next| self.shared.composer.envelope(next));
+        let next: Option<Envelope> = self
+            .hand
+            .front()
+            .filter(|_| on && !last)
+            .map(|next| self.shared.composer.envelope(next));
         let fresh = session.messages_sent() == 0;
         let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
         let journal = &self.shared.journal;

@@ -2,9 +2,12 @@
 //!
 //! A share counts only on a minimum sample and when the lower end of its confidence interval is over
 //! the limit: two refusals among the first three copies prove nothing, twenty among a hundred do.
-//! Each provider is judged first, then the issue as a whole. What SMTP says steers inside a stage;
+//! Each provider is judged first (one that stays behind the others by the stage it is at), then the
+//! issue as a whole. What SMTP says steers inside a stage;
 //! what comes later (reports, complaints, readers who leave) steers between stages, over everything
 //! that was released so far.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +98,8 @@ pub struct Look<'a> {
     pub stage: i64,
     /// The last stage there is.
     pub last_stage: i64,
+    /// Providers that stay behind, with the last stage that is released to them.
+    pub held: &'a BTreeMap<i64, i64>,
     /// The limits.
     pub gates: &'a Gates,
     /// The share of readers who leave after one of the newsletter's issues, in percent
@@ -132,7 +137,7 @@ impl Finding {
     }
 
     /// Whether `earlier` findings say all that this one does.
-    fn is_known(&self, earlier: &[Self]) -> bool {
+    pub(super) fn is_known(&self, earlier: &[Self]) -> bool {
         earlier.iter().any(|earlier| {
             earlier.gate == self.gate
                 && earlier.provider == self.provider
@@ -153,11 +158,18 @@ impl Finding {
 
 impl Look<'_> {
     fn findings(&self, judge: Judge) -> Vec<Finding> {
-        let within = each(self.tally.providers_of_stage(self.stage), self.tally.stage(self.stage));
+        let mut providers = self.tally.providers_of_stage(self.stage);
+        providers.retain(|provider, _| !self.held.contains_key(provider));
+        let within = each(providers, self.tally.stage(self.stage));
         let mut found: Vec<Finding> = within
             .into_iter()
             .flat_map(|(provider, cell)| self.of_smtp(judge, provider, &cell))
             .collect();
+        for (provider, stage) in self.held {
+            let behind = Look { stage: *stage, ..*self };
+            let cell = self.tally.cell(*stage, *provider);
+            found.extend(behind.of_smtp(judge, Some(*provider), &cell));
+        }
         if self.late {
             let so_far = self.tally.providers_up_to_stage(self.stage);
             found.extend(

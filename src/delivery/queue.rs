@@ -182,11 +182,13 @@ record! {
     }
 }
 
-/// When the next put-off copy of an issue is due, up to `stage`.
+/// When the next put-off copy of an issue is due, up to `stage` and to what its provider may have.
 pub async fn next_due(db: &Db, issue: IssueId, stage: i64) -> db::Result<Option<Timestamp>> {
     db.query(
         "SELECT MIN(due_at) FROM delivery INDEXED BY delivery_due \
-         WHERE issue_id = $1 AND state = 0 AND due_at IS NOT NULL AND stage <= $2",
+         WHERE issue_id = $1 AND state = 0 AND due_at IS NOT NULL AND stage <= $2 \
+         AND NOT EXISTS (SELECT 1 FROM held_provider h WHERE h.issue_id = $1 \
+           AND h.provider = delivery.provider AND h.stage < delivery.stage)",
     )
     .bind(issue)
     .bind(stage)

@@ -62,7 +62,8 @@ impl Cell {
         CopyState::ALL.iter().filter(|state| state.is_final()).map(|state| self.get(*state)).sum()
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds other copies' counts.
+    pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.states.iter_mut().zip(other.states) {
             *sum += more;
         }
@@ -135,6 +136,11 @@ impl Tally {
     /// The counts of one stage.
     pub fn stage(&self, stage: i64) -> Cell {
         self.sum(|of, _| of == stage)
+    }
+
+    /// The counts of one provider in one stage.
+    pub fn cell(&self, stage: i64, provider: i64) -> Cell {
+        self.cells.get(&(stage, provider)).copied().unwrap_or_default()
     }
 
     /// The counts of the stages up to `stage`.

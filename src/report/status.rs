@@ -84,6 +84,8 @@ pub struct ProviderStatus {
     pub provider: String,
     /// Its name for people.
     pub title: String,
+    /// The stage it stays at while the others have gone on.
+    pub stays_at: Option<i64>,
     /// Its copies.
     pub equation: Equation,
 }
@@ -170,6 +172,7 @@ pub(super) const UNCERTAIN: &str = "SELECT e.subscriber_id, s.address, e.at, e.r
      LEFT JOIN subscriber s ON s.id = e.subscriber_id \
      WHERE e.issue_id = $1 AND e.kind = 5 AND e.kind <> 2 AND d.state = 5 \
      ORDER BY e.id LIMIT $2";
+pub(super) const HELD: &str = "SELECT provider, stage FROM held_provider WHERE issue_id = $1";
 pub(super) const LAST_DUE: &str = "SELECT MAX(due_at) FROM delivery INDEXED BY delivery_due \
      WHERE issue_id = $1 AND state = 0 AND due_at IS NOT NULL";
 
@@ -190,14 +193,24 @@ pub async fn issue_status(
         .all()
         .await?;
     let audience = stages.iter().map(|stage| stage.size).sum();
-    let (stages, providers) = by_stage_and_provider(&tally, &stages, edition, scope.providers);
+    let held: Vec<(i64, i64)> = db.query(HELD).bind(edition.id).all().await?;
+    let held = held.into_iter().collect();
+    let released = Released { stage: edition.stage, held };
+    let (stages, providers) = by_stage_and_provider(&tally, &stages, &released, scope.providers);
     let mut equation = Equation::default();
     for stage in &stages {
         equation += stage.equation;
     }
     let pace = pace::pace(db, edition, scope.now).await?;
     let last_due: Option<Timestamp> = db.query(LAST_DUE).bind(edition.id).scalar().await?;
-    let course = Course { edition, stages: &stages, equation, last_due, config: scope.config };
+    let course = Course {
+        edition,
+        stages: &stages,
+        providers: &providers,
+        equation,
+        last_due,
+        config: scope.config,
+    };
     let halt: Option<Finding> =
         edition.halt.as_deref().and_then(|json| serde_json::from_str(json).ok());
     let warnings: Vec<Finding> = serde_json::from_str(&edition.warnings).unwrap_or_default();
@@ -236,19 +249,32 @@ pub async fn issue_status(
     })
 }
 
+/// What is released to whom.
+struct Released {
+    stage: i64,
+    /// Providers that stay behind, with their stages.
+    held: BTreeMap<i64, i64>,
+}
+
+impl Released {
+    fn holds(&self, stage: i64, provider: i64) -> bool {
+        stage <= self.held.get(&provider).copied().unwrap_or(self.stage)
+    }
+}
+
 fn by_stage_and_provider(
     tally: &Tally,
     rows: &[StageRow],
-    edition: &Edition,
+    to_whom: &Released,
     table: &Providers,
 ) -> (Vec<StageStatus>, Vec<ProviderStatus>) {
     let mut providers: BTreeMap<i64, Equation> = BTreeMap::new();
     let mut stages = Vec::with_capacity(rows.len());
     for row in rows {
-        let released = row.stage <= edition.stage;
+        let released = row.stage <= to_whom.stage;
         let mut equation = Equation::default();
         for (provider, cell) in tally.providers_of_stage(row.stage) {
-            let part = Equation::of(&cell, released);
+            let part = Equation::of(&cell, to_whom.holds(row.stage, provider));
             *providers.entry(provider).or_default() += part;
             equation += part;
         }
@@ -262,6 +288,7 @@ fn by_stage_and_provider(
             ProviderStatus {
                 provider: entry.map_or("other", |entry| &entry.name).to_owned(),
                 title: entry.map_or("Other", |entry| &entry.title).to_owned(),
+                stays_at: to_whom.held.get(&id).copied(),
                 equation,
             }
         })

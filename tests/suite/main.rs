@@ -1,5 +1,6 @@
 //! The program as people meet it: the built binary, run in folders of its own.
 
+mod behind;
 mod checker;
 mod cli_backup;
 mod cli_delivery;
@@ -9,6 +10,7 @@ mod cli_newsletter;
 mod cli_relay;
 mod cli_send;
 mod cli_subscriber;
+mod client_certificate;
 mod clock;
 mod course;
 mod demo;
@@ -25,6 +27,7 @@ mod rate;
 mod real_issues;
 mod rehearse;
 mod relays;
+mod shares;
 mod shedding;
 mod stages;
 mod store;

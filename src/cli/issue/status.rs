@@ -225,7 +225,9 @@ fn tables(lines: &mut Vec<String>, status: &IssueStatus) {
         let head: Vec<&str> = ["provider"].into_iter().chain(headings).collect();
         let mut table = Table::new(&head).numbers(&[1, 2, 3, 4, 5, 6, 7]);
         for provider in &status.providers {
-            table.row([provider.provider.clone()].into_iter().chain(cells(&provider.equation)));
+            let stays = provider.stays_at.map(|stage| format!(" (stays at stage {stage})"));
+            let name = format!("{}{}", provider.provider, stays.unwrap_or_default());
+            table.row([name].into_iter().chain(cells(&provider.equation)));
         }
         lines.push(table.to_text());
     }

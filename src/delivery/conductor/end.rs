@@ -5,7 +5,7 @@ use tracing::info;
 use super::{Conductor, InMotion};
 use crate::{
     db::{
-        self,
+        self, Tx,
         state::{CopyState, EventKind, IssueState},
     },
     delivery::{queue, tally::Cell},
@@ -52,6 +52,7 @@ impl Conductor {
                 .about(Some(issue.id), None)
                 .because(outcome(&tally));
             event::record(&mut tx, &[event]).await?;
+            forget_held(&mut tx, issue.id).await?;
         }
         fail_point::reach("issue.before_finish");
         tx.commit().await?;
@@ -73,10 +74,16 @@ impl Conductor {
         .bind(now)
         .execute()
         .await?;
+        forget_held(&mut tx, issue).await?;
         tx.commit().await?;
         self.tallies.forget(issue);
         Ok(())
     }
+}
+
+/// At the end nobody is behind.
+async fn forget_held(tx: &mut Tx, issue: IssueId) -> db::Result<u64> {
+    tx.query("DELETE FROM held_provider WHERE issue_id = $1").bind(issue).execute().await
 }
 
 /// How a sent issue went, in the words operators read: `sent: 480 accepted, 3 uncertain`.

@@ -42,10 +42,12 @@ impl Conductor {
                 *memory.normal.insert(Normal(normal))
             }
         };
+        let held = issue.held_providers();
         let look = Look {
             tally,
             stage: issue.stage,
             last_stage: issue.stages - 1,
+            held: &held,
             gates: &self.config.gates,
             normal,
             late,

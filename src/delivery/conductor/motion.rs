@@ -1,6 +1,9 @@
 //! Issues in motion, as their rows say.
 
-use std::sync::{Arc, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+};
 
 use crate::{
     db::{self, Db, record::record, state::IssueState},
@@ -40,6 +43,16 @@ record! {
         pub hold_after: Option<i64>,
         /// Its newsletter's rate, in copies a second.
         pub per_second: Option<f64>,
+        /// Providers that stay behind, and their stages: a JSON array of pairs.
+        pub held: String,
+    }
+}
+
+impl InMotion {
+    /// Providers that stay behind, with the last stage that is released to them.
+    pub fn held_providers(&self) -> BTreeMap<i64, i64> {
+        let pairs: Vec<(i64, i64)> = serde_json::from_str(&self.held).unwrap_or_default();
+        pairs.into_iter().collect()
     }
 }
 
@@ -52,7 +65,9 @@ pub async fn in_motion(db: &Db) -> db::Result<Vec<InMotion>> {
         "SELECT id, newsletter_id, number, state, stage, sends_at, started_at, expires_at, \
          acknowledged, warnings, approved_at, hold_after, \
          (SELECT COUNT(*) FROM issue_stage WHERE issue_id = issue.id) AS stages, \
-         (SELECT per_second FROM newsletter WHERE id = newsletter_id) AS per_second \
+         (SELECT per_second FROM newsletter WHERE id = newsletter_id) AS per_second, \
+         (SELECT json_group_array(json_array(provider, stage)) FROM held_provider \
+           WHERE issue_id = issue.id) AS held \
          FROM issue INDEXED BY issue_in_motion \
          WHERE state > 0 AND finished_at IS NULL ORDER BY id",
     )

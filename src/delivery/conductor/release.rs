@@ -1,4 +1,5 @@
-//! The release of a stage: one row. One that an operator let go alone is the last until they say so.
+//! The release of a stage: one row, and one for each provider that stays behind. A stage that an
+//! operator let go alone is the last until they say so.
 
 use tracing::info;
 
@@ -12,7 +13,12 @@ use crate::{
 };
 
 impl Conductor {
-    pub(super) async fn release_stage(&self, issue: &InMotion, now: Timestamp) -> db::Result<()> {
+    pub(super) async fn release_stage(
+        &self,
+        issue: &InMotion,
+        behind: &[i64],
+        now: Timestamp,
+    ) -> db::Result<()> {
         let next = issue.stage + 1;
         let mut tx = self.db.begin().await?;
         let changed = tx
@@ -29,7 +35,11 @@ impl Conductor {
             let event = Event::new(EventKind::StageReleased, now)
                 .about(Some(issue.id), None)
                 .because(format!("stage {next}"));
-            event::record(&mut tx, &[event]).await?;
+            let mut events = vec![event];
+            for provider in behind {
+                events.push(self.hold_provider(&mut tx, issue, *provider, now).await?);
+            }
+            event::record(&mut tx, &events).await?;
         }
         fail_point::reach("stage.before_release");
         tx.commit().await?;

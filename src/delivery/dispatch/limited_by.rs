@@ -1,7 +1,10 @@
 //! What stands between the queue and the wire at a moment: a value that the dispatch computes, for
 //! everything, for an issue, for a relay and for a provider.
 
-use super::board::{Board, Obstacle};
+use super::{
+    board::{Board, Obstacle},
+    slots::RelaySlot,
+};
 use crate::{
     delivery::limits::{LimitName, Way},
     id::{IssueId, NewsletterId},
@@ -228,6 +231,17 @@ impl Board {
             }
         }
         found
+    }
+
+    /// Whether a provider alone is held up, and no relay.
+    pub(super) fn is_held_up(&self, provider: i64, now: Timestamp) -> bool {
+        let works = |slot: &RelaySlot| !slot.suspended && slot.breaker.is_passable(now);
+        let mut working = self.relays.iter().enumerate().filter(|(_, slot)| works(slot)).peekable();
+        working.peek().is_some()
+            && working.all(|(relay, slot)| {
+                !slot.is_passable(provider, now)
+                    || self.limits.is_warm_up_used_up(relay, provider, now)
+            })
     }
 
     /// What holds copies back at one relay.

@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::delivery::tally::Fault;
 
+static NOBODY: BTreeMap<i64, i64> = BTreeMap::new();
+
 fn tally(decided: i64, refuse: impl Fn(&mut Tally)) -> Tally {
     let mut tally = Tally::default();
     accept(&mut tally, 1, 1, decided);
@@ -17,7 +19,7 @@ fn accept(tally: &mut Tally, stage: i64, provider: i64, copies: i64) {
 }
 
 fn look<'a>(tally: &'a Tally, gates: &'a Gates) -> Look<'a> {
-    Look { tally, stage: 1, last_stage: 3, gates, normal: None, late: false }
+    Look { tally, stage: 1, last_stage: 3, held: &NOBODY, gates, normal: None, late: false }
 }
 
 fn gate(tally: &Tally, last_stage: i64) -> Option<Gate> {

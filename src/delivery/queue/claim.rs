@@ -34,6 +34,8 @@ pub(super) const DUE: &str = "SELECT json_group_array(json_array(subscriber_id, 
      SELECT subscriber_id, provider, stage, attempt FROM delivery INDEXED BY delivery_due \
      WHERE issue_id = $1 AND state = 0 AND due_at <= $2 AND stage <= $3 \
      AND provider NOT IN (SELECT value FROM json_each($5)) \
+     AND NOT EXISTS (SELECT 1 FROM held_provider h WHERE h.issue_id = $1 \
+       AND h.provider = delivery.provider AND h.stage < delivery.stage) \
      ORDER BY due_at LIMIT $4)";
 pub(super) const CLAIM: &str = "UPDATE delivery SET state = 1, claim_id = $1 \
      WHERE issue_id = $2 AND subscriber_id IN (SELECT value FROM json_each($3)) AND state = 0";

@@ -12,7 +12,7 @@ use crate::{
 
 /// The handoff gate: the one statement after which a copy may be sent. It holds only for copies
 /// whose claim is ours and whose lease has not run out, whose issue is sending, whose stage is
-/// released, and whose reader is subscribed, not paused, not suppressed and still at the provider
+/// released (to the copy's provider too), and whose reader is subscribed, not paused, not suppressed and still at the provider
 /// the limits were asked about. When it cannot be committed, nothing is sent.
 pub(super) const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
      WHERE issue_id = $1 AND subscriber_id IN (SELECT value FROM json_each($2)) \
@@ -22,6 +22,8 @@ pub(super) const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
      AND EXISTS (SELECT 1 FROM issue i JOIN subscription s ON s.newsletter_id = i.newsletter_id \
        JOIN subscriber p ON p.id = s.subscriber_id \
        WHERE i.id = $1 AND i.state = 2 AND delivery.stage <= i.stage \
+       AND NOT EXISTS (SELECT 1 FROM held_provider h WHERE h.issue_id = $1 \
+         AND h.provider = delivery.provider AND h.stage < delivery.stage) \
        AND s.subscriber_id = delivery.subscriber_id AND s.state = 1 \
        AND (s.paused_until IS NULL OR s.paused_until <= $5) \
        AND p.address IS NOT NULL AND p.provider = delivery.provider \
@@ -90,7 +92,8 @@ record! {
 }
 
 pub(super) const OBSTACLES: &str = "SELECT d.subscriber_id, \
-     i.state = 2 AND d.stage <= i.stage AS sending, s.state = 1 AS subscribed, \
+     i.state = 2 AND d.stage <= coalesce((SELECT h.stage FROM held_provider h \
+       WHERE h.issue_id = i.id AND h.provider = d.provider), i.stage) AS sending, s.state = 1 AS subscribed, \
      s.paused_until > $4 AS paused, p.address IS NULL AS erased, p.provider, \
      x.reason AS suppressed \
      FROM delivery d JOIN issue i ON i.id = d.issue_id \

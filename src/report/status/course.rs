@@ -1,6 +1,6 @@
 //! What comes next in an issue's course, and when it is likely to be done.
 
-use super::{StageStatus, outcome, waits_for_approval};
+use super::{ProviderStatus, StageStatus, outcome, waits_for_approval};
 use crate::{
     config::Config,
     db::state::IssueState,
@@ -13,6 +13,7 @@ use crate::{
 pub(super) struct Course<'a> {
     pub(super) edition: &'a Edition,
     pub(super) stages: &'a [StageStatus],
+    pub(super) providers: &'a [ProviderStatus],
     pub(super) equation: Equation,
     pub(super) last_due: Option<Timestamp>,
     pub(super) config: &'a Config,
@@ -52,7 +53,7 @@ impl Course<'_> {
                 || "the send begins".to_owned(),
                 |at| format!("the first copy leaves at {at:.0}; until then the send can be undone"),
             ),
-            IssueState::Sending => self.next_of_send(),
+            IssueState::Sending => self.next_of_send() + &self.who_stays(),
             IssueState::Paused => "nothing until somebody resumes or cancels it".to_owned(),
             IssueState::Halted => {
                 "nothing until an operator looks at the figures, and resumes, widens or cancels it"
@@ -68,6 +69,18 @@ impl Course<'_> {
             ),
             IssueState::Sent => "nothing: every copy has its outcome".to_owned(),
         }
+    }
+
+    /// Providers that stay behind, in words.
+    fn who_stays(&self) -> String {
+        let stays = |provider: &ProviderStatus| {
+            let stage = provider.stays_at?;
+            let stage = self.stages.iter().find(|known| known.number == stage);
+            let stage = stage.map_or("?", |stage| &stage.name);
+            let title = &provider.title;
+            Some(format!("; {title} stays at stage “{stage}” until that is decided there"))
+        };
+        self.providers.iter().filter_map(stays).collect()
     }
 
     fn next_of_send(&self) -> String {
