@@ -119,6 +119,15 @@ impl Bench {
                 self.sql("UPDATE issue SET stage = $1", 1).await;
                 self.model.stage = 1;
             }
+            Step::StayBehind(behind) => {
+                self.sql("DELETE FROM held_provider WHERE provider = $1", 0).await;
+                if *behind {
+                    let sql = "INSERT INTO held_provider (issue_id, provider, stage, since) \
+                               VALUES (1, $1, 0, 0)";
+                    self.sql(sql, 0).await;
+                }
+                self.model.behind = *behind;
+            }
             Step::Pause | Step::Resume => {
                 let sending = matches!(step, Step::Resume);
                 let state = if sending { 2 } else { 3 };

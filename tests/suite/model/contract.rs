@@ -44,6 +44,8 @@ pub(super) enum Step {
     Settle(prop::sample::Index, prop::sample::Index, Try),
     Release(prop::sample::Index),
     ReleaseStage,
+    /// The readers' provider stays at the first stage, or comes after.
+    StayBehind(bool),
     Pause,
     Resume,
     Cancel,
@@ -51,7 +53,10 @@ pub(super) enum Step {
     Suppress(prop::sample::Index),
     LeaseRunsOut,
     LeaseIsRenewed,
-    Restart { words: Vec<Word>, power_lost: bool },
+    Restart {
+        words: Vec<Word>,
+        power_lost: bool,
+    },
     Resend(prop::sample::Index),
     Expire,
 }
@@ -75,6 +80,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         12 => (index(), index(), tries).prop_map(|(a, b, c)| Step::Settle(a, b, c)),
         2 => index().prop_map(Step::Release),
         2 => Just(Step::ReleaseStage),
+        2 => any::<bool>().prop_map(Step::StayBehind),
         1 => Just(Step::Pause),
         2 => Just(Step::Resume),
         1 => index().prop_map(Step::Leave),
@@ -121,6 +127,8 @@ pub(super) struct Model {
     pub(super) suppressed: [bool; READERS],
     pub(super) sending: bool,
     pub(super) stage: i64,
+    /// Whether the provider of all readers stays at the first stage.
+    pub(super) behind: bool,
     /// The node at work, and whether its lease holds.
     pub(super) node: i64,
     pub(super) leased: bool,
@@ -153,13 +161,21 @@ impl Model {
             suppressed: [false; READERS],
             sending: true,
             stage: 0,
+            behind: false,
             node,
             leased: true,
         }
     }
 
+    /// The last stage that is released to the readers' provider.
+    fn released(&self) -> i64 {
+        if self.behind { 0 } else { self.stage }
+    }
+
     pub(super) fn claims(&mut self, claim: i64, due: bool, limit: usize) -> Vec<usize> {
-        let stage = self.stage;
+        // First tries are looked for at a provider's own stage; a due time may have come with a reader
+        // who was with another provider before.
+        let stage = if due { self.released() } else { self.stage };
         let eligible = self.copies.iter().enumerate().filter(|(reader, copy)| {
             copy.state == CopyState::Waiting && copy.due == due && stage_of(*reader) <= stage
         });
@@ -173,6 +189,7 @@ impl Model {
 
     /// Hands off what `claim` of `node` still holds; returns which may be sent.
     pub(super) fn hands_off(&mut self, node: i64, claim: i64, readers: &[usize]) -> Vec<usize> {
+        let released = self.released();
         let mut handed = Vec::new();
         for &reader in readers {
             let copy = &mut self.copies[reader];
@@ -186,7 +203,7 @@ impl Model {
             if copy.state != CopyState::Claimed {
                 continue;
             }
-            let going = self.sending && stage_of(reader) <= self.stage;
+            let going = self.sending && stage_of(reader) <= released;
             if going && (self.left[reader] || self.suppressed[reader]) {
                 copy.state = CopyState::Skipped;
             } else if going && self.leased && node == self.node {
