@@ -214,6 +214,7 @@ fn a_plan_says_who_and_who_not() {
 
     first copy: TIME (in 10 min)
     last copy:  TIME at today's limits (in 25 min)
+    limited by: the soaks between stages, and the relays' own speed
     ");
     let plan = house.run(&["issue", "plan", "437.md", "--json"]).json();
     assert_eq!(plan["recipients"], 600);

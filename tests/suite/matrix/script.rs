@@ -12,7 +12,8 @@ use super::{
     fault::{At, Expect, Fate, Fault, Offer, Script},
 };
 
-const SHORT: &str = "400ms";
+/// Long enough for a machine that is busy with other cells.
+const SHORT: &str = "1s";
 
 /// The cell of `at` and `fault`, or why there is none.
 pub(super) fn script(at: At, fault: Fault, mode: Mode) -> Result<Script, &'static str> {
@@ -95,7 +96,7 @@ fn rule(at: At, fault: Fault) -> Rule {
         Fault::Fin => Rule { cut: Some(0), then: Then::Close, ..rule },
         Fault::Rst => Rule { cut: Some(0), then: Then::Reset, ..rule },
         Fault::Silence => Rule { cut: Some(0), then: Then::Stall, ..rule },
-        Fault::ByteByByte => Rule { trickle: Duration::from_millis(100), ..rule },
+        Fault::ByteByByte => Rule { trickle: Duration::from_millis(300), ..rule },
         Fault::NoEnhancedCode if at == At::Auth => says("535 No"),
         Fault::NoEnhancedCode => says("550 No such user"),
         Fault::DisagreeingCodes if at == At::Auth => says("535 4.7.8 No"),
@@ -120,7 +121,7 @@ fn short(at: At, fault: Fault) -> Option<(&'static str, &'static str)> {
         return None;
     }
     Some(match at {
-        At::Greeting | At::Ehlo | At::StartTls | At::Auth => ("greeting", "1s"),
+        At::Greeting | At::Ehlo | At::StartTls | At::Auth => ("greeting", "3s"),
         At::Data => ("data", SHORT),
         At::Dot => ("dot", SHORT),
         At::Quit => return None,
@@ -230,7 +231,7 @@ fn before_words(at: At, fault: Fault) -> Result<Script, &'static str> {
         _ => return Err("at a connection's begin nothing is said but the greeting"),
     }
     if fault == Fault::Silence || fault == Fault::ByteByByte {
-        script.short = Some(("greeting", "1s"));
+        script.short = Some(("greeting", "3s"));
     }
     if at == At::Tls {
         script.rules.clear();
