@@ -11,9 +11,9 @@
 mod keyring;
 mod payload;
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-use data_encoding::{BASE32_NOPAD_NOCASE, Encoding};
+use data_encoding::{BASE32_NOPAD_NOCASE, Encoding, Specification};
 use ring::{digest, hmac};
 
 pub use self::{
@@ -23,6 +23,12 @@ pub use self::{
 use crate::{address::Address, timestamp::Timestamp};
 
 static BASE32: Encoding = BASE32_NOPAD_NOCASE;
+/// What tokens are written with.
+static LOWER_CASE: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = Specification::new();
+    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    specification.encoding().expect("32 different symbols are an encoding")
+});
 
 /// Octets of the MAC in a token: 80 bits, which nobody guesses over a network.
 const MAC_OCTETS: usize = 10;
@@ -187,42 +193,27 @@ pub fn hash_token(token: &str) -> [u8; 32] {
 
 /// A fresh secret of 160 random bits, written as tokens are.
 pub fn random_token() -> String {
-    let mut token = BASE32.encode(&rand::random::<[u8; 20]>());
-    token.make_ascii_lowercase();
-    token
+    LOWER_CASE.encode(&rand::random::<[u8; 20]>())
 }
 
 fn seal_with(key: &keyring::Key, purpose: Purpose, payload: &[u8]) -> String {
-    let mut context = context(&key.hmac, purpose);
-    context.update(&[key.id]);
-    context.update(payload);
-    let tag = context.sign();
     let octets = 1 + payload.len() + MAC_OCTETS;
     debug_assert!(octets <= TOKEN_OCTETS_MAX, "a token that `open` refuses is of no use");
-    let mut token = String::with_capacity(BASE32.encode_len(octets));
-    let mut encoder = BASE32.new_encoder(&mut token);
-    encoder.append(&[key.id]);
-    encoder.append(payload);
-    encoder.append(&tag.as_ref()[..MAC_OCTETS]);
-    encoder.finalize();
-    token.make_ascii_lowercase();
-    token
+    let mut token = Vec::with_capacity(octets);
+    token.push(key.id);
+    token.extend_from_slice(payload);
+    let tag = mac(&key.hmac, purpose, &token);
+    token.extend_from_slice(&tag.as_ref()[..MAC_OCTETS]);
+    LOWER_CASE.encode(&token)
 }
 
 fn derive_with(key: &hmac::Key, purpose: Purpose, nonce: &[u8]) -> String {
-    let mut token = BASE32.encode(&mac(key, purpose, nonce).as_ref()[..20]);
-    token.make_ascii_lowercase();
-    token
-}
-
-fn context(key: &hmac::Key, purpose: Purpose) -> hmac::Context {
-    let mut context = hmac::Context::with_key(key);
-    context.update(purpose.label());
-    context
+    LOWER_CASE.encode(&mac(key, purpose, nonce).as_ref()[..20])
 }
 
 fn mac(key: &hmac::Key, purpose: Purpose, octets: &[u8]) -> hmac::Tag {
-    let mut context = context(key, purpose);
+    let mut context = hmac::Context::with_key(key);
+    context.update(purpose.label());
     context.update(octets);
     context.sign()
 }

@@ -446,10 +446,7 @@ impl Connection {
         if transaction.verdict.phase() != Some(Phase::Dot) {
             return;
         }
-        let enhanced = reply.enhanced.map(|code| code.to_string());
-        if let Err(error) =
-            self.shared.journal.reply(copy, attempt, reply.code, enhanced, &reply.text)
-        {
+        if let Err(error) = self.shared.journal.reply(copy, attempt, reply) {
             warn!(%error, "the journal cannot be written; a crash now would leave a copy uncertain");
         }
     }

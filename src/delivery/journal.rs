@@ -27,7 +27,7 @@ use crate::{
     id::{CopyId, IssueId, ServiceMailId, SubscriberId},
     smtp::{
         client::{Phase, Verdict, WireError},
-        reply::Reply,
+        reply::{EnhancedCode, Reply},
     },
 };
 
@@ -51,8 +51,8 @@ pub enum Entry {
         attempt: i64,
         /// The reply's code.
         code: u16,
-        /// The reply's enhanced code, as text.
-        enhanced: Option<String>,
+        /// The reply's enhanced code.
+        enhanced: Option<EnhancedCode>,
         /// The beginning of the reply's text.
         text: String,
     },
@@ -138,19 +138,14 @@ impl Journal {
     /// # Errors
     /// When the line cannot be written. The outcome itself is not lost by that: it is on its way
     /// to the database.
-    pub fn reply(
-        &self,
-        copy: CopyId,
-        attempt: i64,
-        code: u16,
-        enhanced: Option<String>,
-        text: &str,
-    ) -> io::Result<()> {
-        let mut end = text.len().min(TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let text = text[..end].replace(|c: char| c.is_control(), " ");
+    pub fn reply(&self, copy: CopyId, attempt: i64, reply: &Reply) -> io::Result<()> {
+        let Reply { code, enhanced, ref text, .. } = *reply;
+        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+        let text = if text.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
+            text.replace(|c: char| c.is_control(), " ")
+        } else {
+            text.to_owned()
+        };
         self.append(copy, Entry::Reply { attempt, code, enhanced, text })
     }
 
@@ -222,8 +217,12 @@ fn write_line(line: &mut String, copy: CopyId, entry: &Entry) {
     let _ = match entry {
         Entry::Dot { attempt } => writeln!(line, "D {copy} {attempt}"),
         Entry::Reply { attempt, code, enhanced, text } => {
-            let enhanced = enhanced.as_deref().unwrap_or("-");
-            writeln!(line, "R {copy} {attempt} {code} {enhanced} {text}")
+            let _ = write!(line, "R {copy} {attempt} {code} ");
+            let _ = match enhanced {
+                Some(enhanced) => write!(line, "{enhanced}"),
+                None => line.write_char('-'),
+            };
+            writeln!(line, " {text}")
         }
     };
 }
@@ -237,7 +236,7 @@ fn parse_line(line: &str) -> Option<(CopyId, Entry)> {
         "D" => Entry::Dot { attempt },
         "R" => {
             let code = words.next()?.parse().ok()?;
-            let enhanced = Some(words.next()?).filter(|word| *word != "-").map(str::to_owned);
+            let enhanced = words.next()?.parse().ok();
             Entry::Reply { attempt, code, enhanced, text: words.next()?.to_owned() }
         }
         _ => return None,
@@ -297,7 +296,8 @@ mod tests {
         journal.dot(copy(1), 1).unwrap();
         journal.dot(copy(2), 3).unwrap();
         journal.dot(CopyId::Service(ServiceMailId(4)), 1).unwrap();
-        journal.reply(copy(2), 3, 250, Some("2.0.0".into()), "queued\r\nas x").unwrap();
+        let said = Reply::new(250, "2.0.0 queued\r\nas x");
+        journal.reply(copy(2), 3, &said).unwrap();
         let remains = read(&path).unwrap().unwrap();
         assert_eq!((remains.node_uid.as_str(), remains.survived_power_loss), ("node", false));
         assert_eq!(remains.entries.len(), 3);
@@ -305,8 +305,8 @@ mod tests {
         let reply = Entry::Reply {
             attempt: 3,
             code: 250,
-            enhanced: Some("2.0.0".into()),
-            text: "queued  as x".into(),
+            enhanced: said.enhanced,
+            text: "2.0.0 queued  as x".into(),
         };
         assert_eq!(remains.entries[&copy(2)], reply);
     }
@@ -356,9 +356,9 @@ mod tests {
         let path = folder.path().join("journal");
         let journal = Journal::create(&path, "node").unwrap();
         journal.dot(copy(-1), 1).unwrap();
-        let text = "x".repeat(TEXT_BYTES_MAX);
+        let reply = Reply::new(250, "x".repeat(TEXT_BYTES_MAX));
         for subscriber in 0..20_000 {
-            journal.reply(copy(subscriber), 1, 250, None, &text).unwrap();
+            journal.reply(copy(subscriber), 1, &reply).unwrap();
             journal.settled([copy(subscriber)]);
         }
         assert!(fs::metadata(&path).unwrap().len() <= BYTES_MAX + 1024);

@@ -200,7 +200,7 @@ fn settle(
             settlement.event = decision.event.map(|kind| {
                 let mut event = event(kind).because(text.clone());
                 event.code = Some(i64::from(*code));
-                event.enhanced.clone_from(enhanced);
+                event.enhanced = enhanced.map(|code| code.to_string());
                 event.class = decision.class.as_ref().map(policy::class_name);
                 event.rule = decision.class.as_ref().map(|class| class.rule.to_owned());
                 event

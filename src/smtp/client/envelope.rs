@@ -67,9 +67,11 @@ impl Envelope {
             return Err(Unsendable::TooBig { size, limit });
         }
         let text = &mut commands.text;
-        // Writing to a String cannot fail.
-        let _ = write!(text, "MAIL FROM:<{}>", self.mail_from);
+        for part in ["MAIL FROM:<", &self.mail_from, ">"] {
+            text.push_str(part);
+        }
         if let Some(size) = self.size.filter(|_| server.size) {
+            // Writing to a String cannot fail.
             let _ = write!(text, " SIZE={size}");
         }
         if utf8 {
@@ -83,7 +85,9 @@ impl Envelope {
         }
         text.push_str("\r\n");
         commands.mail_end = text.len();
-        let _ = write!(text, "RCPT TO:<{}>", self.rcpt_to);
+        for part in ["RCPT TO:<", &self.rcpt_to, ">"] {
+            text.push_str(part);
+        }
         if let Some(report) = report {
             text.push_str(" NOTIFY=FAILURE ORCPT=rfc822;");
             push_xtext(text, &report.original_recipient);
@@ -192,6 +196,12 @@ fn check_path(field: &'static str, path: &str) -> Result<(), Unsendable> {
     if path.len() > PATH_LEN_MAX {
         return refuse("it is too long");
     }
+    if path
+        .bytes()
+        .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'+' | b'@' | b'-'))
+    {
+        return Ok(());
+    }
     let (mut quoted, mut escaped) = (false, false);
     for c in path.chars() {
         if c.is_control() {
@@ -212,8 +222,12 @@ fn check_path(field: &'static str, path: &str) -> Result<(), Unsendable> {
 
 /// Appends `text` as xtext (RFC 3461, section 4).
 fn push_xtext(out: &mut String, text: &str) {
+    let stands = |byte: u8| (b'!'..=b'~').contains(&byte) && byte != b'+' && byte != b'=';
+    if text.bytes().all(stands) {
+        return out.push_str(text);
+    }
     for byte in text.bytes() {
-        if (b'!'..=b'~').contains(&byte) && byte != b'+' && byte != b'=' {
+        if stands(byte) {
             out.push(byte as char);
         } else {
             let _ = write!(out, "+{byte:02X}");
