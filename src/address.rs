@@ -315,6 +315,10 @@ fn domain_to_ascii(domain: &str) -> Result<String, AddressError> {
     if is_plain_domain(domain) {
         return Ok(domain.to_owned());
     }
+    processed_domain(domain)
+}
+
+fn processed_domain(domain: &str) -> Result<String, AddressError> {
     let ascii = Uts46::new()
         .to_ascii(
             domain.as_bytes(),

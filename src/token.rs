@@ -13,8 +13,8 @@ mod payload;
 
 use std::{sync::LazyLock, time::Duration};
 
+use aws_lc_rs::{digest, hmac};
 use data_encoding::{BASE32_NOPAD_NOCASE, Encoding, Specification};
-use ring::{digest, hmac};
 
 pub use self::{
     keyring::{Keyring, KeyringError, KeyringFault},
@@ -218,7 +218,7 @@ fn mac(key: &hmac::Key, purpose: Purpose, octets: &[u8]) -> hmac::Tag {
     context.sign()
 }
 
-/// Whether two truncated MACs are equal, in constant time: ring verifies only whole tags, so the MAC
+/// Whether two truncated MACs are equal, in constant time: only whole tags can be verified, so the MAC
 /// of the one is verified against the other.
 fn equal(key: &hmac::Key, presented: &[u8], expected: &[u8]) -> bool {
     let of_expected = hmac::sign(key, expected);

@@ -120,6 +120,15 @@ fn stored_addresses_are_checked_when_read() {
 
 proptest! {
     #[test]
+    fn what_is_taken_for_a_plain_domain_is_what_idna_makes_of_it(
+        domain in "[a-z0-9.-]{1,24}|[a-z0-9]{1,5}(--|-|\\.)?[a-z0-9]{0,70}\\.[a-z0-9]{1,6}",
+    ) {
+        if is_plain_domain(&domain) {
+            prop_assert_eq!(&processed_domain(&domain), &Ok(domain.clone()), "{}", domain);
+        }
+    }
+
+    #[test]
     fn whatever_is_accepted_is_safe_and_stable(
         text in prop_oneof![any::<String>(), "\\PC{0,12}@\\PC{0,12}\\.[a-z]{2,4}",
             "[\"a-zA-Z.+\\\\ @é]{1,20}@[a-zA-Z.é-]{1,20}"]

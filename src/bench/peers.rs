@@ -136,7 +136,7 @@ pub(super) async fn lettre(
 
 /// Nothing but RSA signatures, on every processor there is: the bound of a sender that signs.
 pub(super) fn bare_signatures(signatures: u64) -> anyhow::Result<Sent> {
-    use ring::{rand::SystemRandom, signature};
+    use aws_lc_rs::{rand::SystemRandom, signature};
     let threads = std::thread::available_parallelism()?.get() as u64;
     let pem = super::engine::RSA_KEY.lines().filter(|line| !line.starts_with('-'));
     let der = data_encoding::BASE64.decode(pem.collect::<String>().as_bytes())?;
@@ -146,7 +146,7 @@ pub(super) fn bare_signatures(signatures: u64) -> anyhow::Result<Sent> {
     let begin = Instant::now();
     let signed = std::thread::scope(|scope| {
         let sign = || {
-            let mut signature = vec![0; key.public().modulus_len()];
+            let mut signature = vec![0; key.public_modulus_len()];
             (0..signatures / threads).all(|number| {
                 let encoding = &signature::RSA_PKCS1_SHA256;
                 let message = number.to_be_bytes();

@@ -135,7 +135,7 @@ fn tls_config(cert: &PathBuf, key: &PathBuf) -> anyhow::Result<rustls::ServerCon
         .with_context(|| format!("cannot read the certificate chain {}", cert.display()))?;
     let secret = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("cannot read the private key {}", key.display()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

@@ -360,6 +360,6 @@ fn received(connection: u64, envelope: Envelope, raw: Vec<u8>) -> Received {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     data_encoding::HEXLOWER.encode(digest.as_ref())
 }

@@ -10,8 +10,8 @@
 
 mod key;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64;
-use ring::digest::{SHA256, digest};
 
 use self::key::SigningKey;
 pub use self::key::{DkimKeyError, DnsRecord};

@@ -12,11 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use data_encoding::HEXLOWER;
-use ring::{
+use aws_lc_rs::{
     hmac,
     rand::{SecureRandom as _, SystemRandom},
 };
+use data_encoding::HEXLOWER;
 
 use crate::timestamp::Timestamp;
 

@@ -132,7 +132,7 @@ impl Pages {
                 .register_template_string(name, text)
                 .expect("the built-in pages are compiled by a test");
         }
-        let digest = ring::digest::digest(&ring::digest::SHA256, STYLE.as_bytes());
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, STYLE.as_bytes());
         Self {
             templates,
             paths: Links::on_site(public_url),

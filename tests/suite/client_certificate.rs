@@ -10,7 +10,7 @@ use postrider::{
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use tokio_rustls::rustls::{
     RootCertStore, ServerConfig,
-    crypto::ring,
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer},
     server::WebPkiClientVerifier,
 };
@@ -57,7 +57,7 @@ impl Authority {
         let (certificate, key) = self.issue("127.0.0.1");
         let mut roots = RootCertStore::empty();
         roots.add(clients.root.clone()).unwrap();
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                 .build()

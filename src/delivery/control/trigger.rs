@@ -1,6 +1,6 @@
 //! Asking for a send, so that it starts once however often it is asked for.
 
-use ring::digest;
+use aws_lc_rs::digest;
 
 use super::{ControlError, Edition, edition_sql};
 use crate::{

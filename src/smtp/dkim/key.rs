@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use data_encoding::BASE64;
-use ring::{
+use aws_lc_rs::{
     digest::{SHA256, digest},
     error::Unspecified,
     rand::{SecureRandom as _, SystemRandom},
     signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
 };
+use data_encoding::BASE64;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 
 /// PKCS#8 (RFC 8410) of an Ed25519 key, up to its 32 octets: the form that every tool reads.
@@ -29,7 +29,7 @@ pub enum DkimKeyError {
     )]
     NoKey,
     /// A key of another kind, or a broken one.
-    #[error("the private key cannot be used ({0}); it must be RSA of 2048 to 4096 bits or Ed25519")]
+    #[error("the private key cannot be used ({0}); it must be RSA of 2048 to 8192 bits or Ed25519")]
     Rejected(String),
     /// A domain or selector that is no name in the DNS.
     #[error("“{0}” is not a name in the DNS; write it in ASCII (A-labels), without a final dot")]
@@ -111,7 +111,7 @@ impl SigningKey {
     pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, Unspecified> {
         match self {
             Self::Rsa(key) => {
-                let mut signature = vec![0; key.public().modulus_len()];
+                let mut signature = vec![0; key.public_modulus_len()];
                 key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), data, &mut signature)?;
                 Ok(signature)
             }
@@ -122,7 +122,7 @@ impl SigningKey {
     /// The value of the TXT record.
     pub(super) fn record(&self) -> String {
         let (kind, public) = match self {
-            Self::Rsa(key) => ("rsa", subject_public_key_info(key.public().as_ref())),
+            Self::Rsa(key) => ("rsa", subject_public_key_info(key.public_key().as_ref())),
             Self::Ed25519(key) => ("ed25519", key.public_key().as_ref().to_vec()),
         };
         format!("v=DKIM1; k={kind}; p={}", BASE64.encode(&public))

@@ -1,8 +1,8 @@
 //! Signatures: verified here with the public key that the DNS record gives, and by other people's
 //! verifiers in `tests/peers.rs`.
 
+use aws_lc_rs::signature::{ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use proptest::prelude::*;
-use ring::signature::{ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
 use super::*;
 
@@ -202,8 +202,8 @@ fn keys_that_cannot_sign_are_refused_with_the_reason() {
     insta::assert_snapshot!(refusals.join("\n"), @"
     no private key in PEM was found; an encrypted one has to be decrypted first: openssl pkey -in encrypted.pem -out dkim.pem
     no private key in PEM was found; an encrypted one has to be decrypted first: openssl pkey -in encrypted.pem -out dkim.pem
-    the private key cannot be used (TooSmall); it must be RSA of 2048 to 4096 bits or Ed25519
-    the private key cannot be used (an elliptic-curve key); it must be RSA of 2048 to 4096 bits or Ed25519
+    the private key cannot be used (TooSmall); it must be RSA of 2048 to 8192 bits or Ed25519
+    the private key cannot be used (an elliptic-curve key); it must be RSA of 2048 to 8192 bits or Ed25519
     “bücher.example” is not a name in the DNS; write it in ASCII (A-labels), without a final dot
     “s;” is not a name in the DNS; write it in ASCII (A-labels), without a final dot
     ");

@@ -1,5 +1,6 @@
 //! Who may see what: one table of routes and the one layer that holds requests against it.
 
+use aws_lc_rs::hmac;
 use axum::{
     Form, Router,
     extract::{FromRequest, MatchedPath, Request, State},
@@ -9,7 +10,6 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use axum_extra::extract::CookieJar;
-use ring::hmac;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{

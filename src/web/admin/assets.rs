@@ -22,7 +22,7 @@ static STYLE: LazyLock<String> = LazyLock::new(|| {
 
 /// Changes with the style sheet and the script.
 pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
-    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     digest.update(STYLE.as_bytes());
     digest.update(SCRIPT.as_bytes());
     data_encoding::HEXLOWER.encode(&digest.finish().as_ref()[..6])

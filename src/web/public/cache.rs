@@ -1,11 +1,11 @@
 //! Answers that clients may keep and ask about again (RFC 9110, section 13).
 
+use aws_lc_rs::digest;
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use data_encoding::HEXLOWER;
-use ring::digest;
 
 use crate::timestamp::Timestamp;
 
