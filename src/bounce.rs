@@ -25,6 +25,7 @@ pub mod apply;
 pub mod classify;
 pub mod explain;
 pub mod intake;
+mod phrases;
 pub mod policy;
 pub mod report;
 

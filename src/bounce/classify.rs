@@ -16,8 +16,11 @@ mod rules;
 
 pub use rules::{Action, Deed, Rule, Rules, RulesError, Scope};
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
+use super::phrases::Phrases;
 use crate::{
     provider::ProviderId,
     smtp::{client::Phase, reply::EnhancedCode},
@@ -282,9 +285,9 @@ fn names_the_address(evidence: &Evidence<'_>) -> bool {
 /// The text as rules see it: lower case, one space between words, the codes that repeat on each
 /// line of a reply gone, and every address replaced, so that no reader's name can choose a rule.
 fn normalised(text: &str) -> String {
-    let cut = (0..=text.len().min(TEXT_MAX)).rev().find(|n| text.is_char_boundary(*n));
-    let mut out = String::with_capacity(cut.unwrap_or(0));
-    let words = text[..cut.unwrap_or(0)].split_whitespace();
+    let text = &text[..text.floor_char_boundary(TEXT_MAX)];
+    let mut out = String::with_capacity(text.len());
+    let words = text.split_whitespace();
     for word in words {
         // `550-5.7.1 first` and the next line's `550-5.7.1`: a phrase may run across them.
         let digits = word.len() >= 4 && word.as_bytes()[..3].iter().all(u8::is_ascii_digit);
@@ -298,6 +301,8 @@ fn normalised(text: &str) -> String {
             out.push_str("<>");
             // What is glued to an address still counts: `<ada@example.org>:`.
             out.extend(word.rsplit('>').next().filter(|rest| !rest.contains('@')));
+        } else if word.is_ascii() {
+            out.extend(word.chars().map(|c| c.to_ascii_lowercase()));
         } else {
             out.push_str(&word.to_lowercase());
         }
@@ -330,9 +335,11 @@ const AFTERTHOUGHTS: [&str; 4] =
 /// The reply that a report quotes, when it introduces one that has words: what stands around it is
 /// the reporting server's own manner of speaking.
 fn quoted_reply(text: &str) -> Option<&str> {
-    let starts = INTRODUCTIONS.iter().filter_map(|words| Some(text.rfind(words)? + words.len()));
-    let reply = &text[starts.max()?..];
-    let end = AFTERTHOUGHTS.iter().filter_map(|words| reply.find(words)).min();
+    static BEFORE: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(INTRODUCTIONS));
+    static AFTER: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(AFTERTHOUGHTS));
+    let start = BEFORE.all(text).last()?.1;
+    let reply = &text[start..];
+    let end = AFTER.all(reply).next().map(|(which, end)| end - AFTERTHOUGHTS[which].len());
     let reply = &reply[..end.unwrap_or(reply.len())];
     let letters = reply.bytes().filter(u8::is_ascii_alphabetic).count();
     (letters >= 6).then_some(reply)

@@ -329,22 +329,35 @@ impl Report {
 /// The text without line breaks and repeated space, cut at [`DIAGNOSTIC_MAX`].
 fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(DIAGNOSTIC_MAX));
-    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
-        if word.is_empty() {
-            continue;
-        }
+    if text.is_ascii() {
+        let is_word = |at: usize| text.as_bytes()[at] > b' ' && text.as_bytes()[at] != 0x7f;
+        let mut at = 0;
+        let words = std::iter::from_fn(|| {
+            at += (at..text.len()).take_while(|at| !is_word(*at)).count();
+            let start = at;
+            at += (at..text.len()).take_while(|at| is_word(*at)).count();
+            (start < at).then(|| &text[start..at])
+        });
+        join(words, &mut out);
+    } else {
+        join(text.split(|c: char| c.is_whitespace() || c.is_control()), &mut out);
+    }
+    out
+}
+
+/// Joins words with a space, as many as there is room for.
+fn join<'a>(words: impl Iterator<Item = &'a str>, out: &mut String) {
+    for word in words.filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
         }
         if out.len() + word.len() > DIAGNOSTIC_MAX {
             let room = DIAGNOSTIC_MAX.saturating_sub(out.len());
-            let cut = (0..=room).rev().find(|n| word.is_char_boundary(*n)).unwrap_or(0);
-            out.push_str(&word[..cut]);
-            break;
+            out.push_str(&word[..word.floor_char_boundary(room)]);
+            return;
         }
         out.push_str(word);
     }
-    out
 }
 
 /// An address out of a field or line: the type prefix, angle brackets, quotes and trailing

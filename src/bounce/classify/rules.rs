@@ -1,5 +1,7 @@
 //! The rules file: its form, its checks, and when a rule fits. Matching is plain substrings in
-//! text that was normalised before, so that a rule can be read and its cost is linear.
+//! text that was normalised before, so that a rule can be read; all are looked for in one pass.
+
+mod words;
 
 use std::{
     sync::{LazyLock, OnceLock},
@@ -7,6 +9,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+use words::Words;
 
 use super::{Evidence, Fault, Permanence, Reason};
 use crate::{
@@ -156,17 +160,14 @@ impl Rule {
         Ok(())
     }
 
-    /// Whether every condition holds; `text` is the normalised text of `evidence`.
-    pub(super) fn fits(&self, evidence: &Evidence<'_>, text: &str) -> bool {
-        let all = |phrase: &String| phrase.split(" + ").all(|words| text.contains(words));
+    /// Whether every condition but those on words holds.
+    fn fits_codes(&self, evidence: &Evidence<'_>) -> bool {
         (self.phase.is_empty() || evidence.phase.is_some_and(|p| self.phase.contains(&p)))
             && (self.code.is_empty() || evidence.code.is_some_and(|c| self.code.contains(&c)))
             && !(self.code_absent && evidence.code.is_some())
             && (self.enhanced.is_empty()
                 || evidence.enhanced.is_some_and(|e| self.enhanced.iter().any(|p| p.fits(e))))
             && (self.provider.is_empty() || self.providers.contains(&evidence.provider))
-            && (self.any.is_empty() || self.any.iter().any(all))
-            && !self.none.iter().any(|words| text.contains(words.as_str()))
     }
 }
 
@@ -230,6 +231,7 @@ pub enum RulesError {
 #[derive(Debug)]
 pub struct Rules {
     rules: Vec<Rule>,
+    words: Words,
 }
 
 #[derive(Deserialize)]
@@ -247,7 +249,7 @@ impl Rules {
             let read = |text| Rules::parse(text, Providers::embedded());
             let mut rules = read(PROVIDERS).expect("the embedded rules are read by a test");
             rules.extend(read(GENERAL).expect("the embedded rules are read by a test"));
-            Rules { rules }
+            Rules::of(rules)
         });
         &EMBEDDED
     }
@@ -268,7 +270,7 @@ impl Rules {
             }
         }
         first.extend(rules);
-        let rules = Self { rules: first };
+        let rules = Self::of(first);
         for name in own {
             rules.check_examples(&name, providers)?;
         }
@@ -291,9 +293,18 @@ impl Rules {
         self.rules.iter()
     }
 
+    fn of(rules: Vec<Rule>) -> Self {
+        let words = Words::of(&rules);
+        Self { rules, words }
+    }
+
     /// The first rule that fits; `text` is the normalised text of `evidence`.
     pub(super) fn find(&self, evidence: &Evidence<'_>, text: &str) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.fits(evidence, text))
+        let said = self.words.said_in(text);
+        let mut rules = self.rules.iter().enumerate();
+        rules
+            .find(|(at, rule)| self.words.fit(*at, &said) && rule.fits_codes(evidence))
+            .map(|(_, rule)| rule)
     }
 
     fn parse(text: &str, providers: &Providers) -> Result<Vec<Rule>, RulesError> {

@@ -1,7 +1,12 @@
 //! Codes and SMTP phases inside the prose of servers: `550 5.1.1`, `(#5.1.1)`, "in reply to RCPT
 //! TO command". Knows nothing of whose fault anything is.
 
-use crate::smtp::{client::Phase, reply::EnhancedCode};
+use std::sync::LazyLock;
+
+use crate::{
+    bounce::phrases::Phrases,
+    smtp::{client::Phase, reply::EnhancedCode},
+};
 
 /// What a piece of diagnostic text says in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,12 +134,11 @@ const PHASES: &[(&str, Phase)] = &[
 /// The command that was refused, if the text names it; the last one named counts, as transcripts
 /// run in order.
 pub(super) fn phase(text: &str) -> Option<Phase> {
+    static WORDS: LazyLock<Phrases> =
+        LazyLock::new(|| Phrases::new(PHASES.iter().map(|(words, _)| words)));
     let text = super::one_line(text).to_ascii_lowercase();
-    PHASES
-        .iter()
-        .filter_map(|(words, phase)| text.rfind(words).map(|at| (at, *phase)))
-        .max_by_key(|(at, _)| *at)
-        .map(|(_, phase)| phase)
+    let start = |(which, end): &(usize, usize)| end - PHASES[*which].0.len();
+    WORDS.all(&text).max_by_key(start).map(|(which, _)| PHASES[which].1)
 }
 
 #[cfg(test)]

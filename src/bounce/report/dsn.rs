@@ -44,7 +44,7 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     for recipient in found {
         report.add(recipient);
     }
-    let (said, _) = text::split_notice(&notice);
+    let (said, _) = text::split_notice(notice);
     let single = report.recipients.len() == 1;
     for recipient in &mut report.recipients {
         complete(recipient, said, single);
@@ -83,7 +83,7 @@ fn status_part(tree: &Tree<'_>) -> Option<(String, Basis)> {
 }
 
 /// A per-recipient block (RFC 3464, section 2.3).
-fn recipient(fields: &Fields) -> Option<ReportedRecipient> {
+fn recipient(fields: &Fields<'_>) -> Option<ReportedRecipient> {
     let address_of = |name| fields.get(name).and_then(address);
     let last = address_of("Final-Recipient");
     let original = address_of("Original-Recipient");
@@ -123,12 +123,15 @@ fn complete(recipient: &mut ReportedRecipient, said: &str, single: bool) {
     if single {
         recipient.notice = one_line(said);
     }
+    let wordless = !recipient.diagnostic.chars().any(char::is_alphabetic);
+    if recipient.phase.is_some() && !wordless {
+        return;
+    }
     let about = text::about(said, &recipient.address).or_else(|| single.then(|| said.to_owned()));
     let Some(about) = about else { return };
     if recipient.phase.is_none() {
         recipient.phase = diagnostic::phase(&about);
     }
-    let wordless = !recipient.diagnostic.chars().any(char::is_alphabetic);
     if wordless {
         let codes = diagnostic::codes(&about);
         recipient.temporary |= codes.temporary && recipient.status.is_none_or(|s| s.0 != 5);

@@ -34,10 +34,9 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
             add(report, value);
         }
     }
-    if report.recipients.is_empty()
-        && let Some(returned) = original::fields(tree)
-    {
-        returned.get("To").unwrap_or("").split(',').for_each(|to| add(report, to));
+    if report.recipients.is_empty() {
+        let to = original::with_fields(tree, |f| f.get("To").unwrap_or("").to_owned());
+        to.unwrap_or_default().split(',').for_each(|to| add(report, to));
     }
     true
 }
@@ -48,12 +47,15 @@ fn forwarded_complaint(tree: &Tree<'_>, report: &mut Report) -> bool {
     if !report.subject.to_ascii_lowercase().starts_with("complaint about message from") {
         return false;
     }
-    let Some(returned) = original::fields(tree) else { return false };
+    let reader = original::with_fields(tree, |fields| {
+        let named = ["X-HmXmrOriginalRecipient", "To"].iter().find_map(|name| fields.get(name));
+        named.unwrap_or("").to_owned()
+    });
+    let Some(reader) = reader else { return false };
     report.kind = Kind::Complaint;
     report.basis = Basis::Subject("complaint about message from");
     report.feedback_type = Some("abuse".into());
-    let reader = ["X-HmXmrOriginalRecipient", "To"].iter().find_map(|name| returned.get(name));
-    reader.unwrap_or("").split(',').for_each(|to| add(report, to));
+    reader.split(',').for_each(|to| add(report, to));
     true
 }
 

@@ -4,6 +4,8 @@
 //! has no limit on nesting, and a report is written by a stranger. This one looks at each byte at
 //! most [`DEPTH_MAX`] times.
 
+use std::{borrow::Cow, cell::OnceCell};
+
 use mail_parser::decoders::{
     base64::base64_decode, charsets::map::charset_decoder, html::html_to_text,
     quoted_printable::quoted_printable_decode,
@@ -20,14 +22,14 @@ const TEXT_MAX: usize = 256 * 1024;
 
 /// The header fields of a message or part, in order, unfolded, not decoded.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Fields(Vec<(String, String)>);
+pub(super) struct Fields<'a>(Vec<(&'a str, Cow<'a, str>)>);
 
-impl Fields {
+impl<'a> Fields<'a> {
     /// Reads fields up to the first empty line; returns them and where the body starts. A line
     /// that is neither field nor continuation ends the header too, as old mailers leave out the
     /// empty line.
-    pub(super) fn read(block: &[u8]) -> (Self, usize) {
-        let mut fields: Vec<(String, String)> = Vec::new();
+    pub(super) fn read(block: &'a [u8]) -> (Self, usize) {
+        let mut fields: Vec<(&str, Cow<'_, str>)> = Vec::new();
         let mut at = 0;
         while at < block.len() {
             let end = line_end(block, at);
@@ -40,15 +42,13 @@ impl Fields {
                 if let Some((_, value)) = fields.last_mut()
                     && value.len() < TEXT_MAX
                 {
-                    value.push(' ');
-                    value.push_str(String::from_utf8_lossy(line).trim());
+                    fold(value, line);
                 }
             } else if let Some((_, value)) = fields.last_mut().filter(|(_, v)| v.ends_with(';'))
                 && is_parameter(line)
             {
                 // Some mailers forget to indent `boundary=` below a type.
-                value.push(' ');
-                value.push_str(String::from_utf8_lossy(line).trim());
+                fold(value, line);
             } else if let Some((name, value)) = field(line) {
                 if fields.len() < FIELDS_MAX {
                     fields.push((name, value));
@@ -63,20 +63,20 @@ impl Fields {
 
     /// The first field of this name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| &**v)
     }
 
     /// All fields of this name.
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| &**v)
     }
 
     /// The fields in groups, a new one beginning wherever one of `keys` comes a second time.
     pub(super) fn split_at(self, keys: &[&str]) -> Vec<Self> {
         let mut groups = vec![Self::default()];
         for (name, value) in self.0 {
-            let key = keys.iter().any(|k| k.eq_ignore_ascii_case(&name));
-            if key && groups.last().is_some_and(|g| g.get(&name).is_some()) {
+            let key = keys.iter().any(|k| k.eq_ignore_ascii_case(name));
+            if key && groups.last().is_some_and(|g| g.get(name).is_some()) {
                 groups.push(Self::default());
             }
             if let Some(group) = groups.last_mut() {
@@ -119,7 +119,7 @@ pub(super) struct ContentType {
 }
 
 impl ContentType {
-    fn of(fields: &Fields) -> Self {
+    fn of(fields: &Fields<'_>) -> Self {
         let Some(value) = fields.get("Content-Type") else {
             return Self { essence: "text/plain".into(), ..Self::default() };
         };
@@ -139,7 +139,7 @@ impl ContentType {
 pub(super) struct Part<'a> {
     pub(super) content_type: ContentType,
     /// The part's own header fields.
-    pub(super) fields: Fields,
+    pub(super) fields: Fields<'a>,
     /// The body as sent, before transfer decoding.
     raw: &'a [u8],
 }
@@ -154,7 +154,7 @@ impl Part<'_> {
     }
 
     /// The body with its transfer encoding undone, cut at [`TEXT_MAX`].
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
         let raw = &self.raw[..self.raw.len().min(TEXT_MAX)];
         let encoding = self.fields.get("Content-Transfer-Encoding").unwrap_or("").trim();
         let decoded = if encoding.eq_ignore_ascii_case("base64") {
@@ -165,7 +165,10 @@ impl Part<'_> {
             None
         };
         // What does not decode is read as it stands: broken labels are common in reports.
-        decoded.map_or_else(|| raw.to_vec(), |d| with_lf(&d))
+        match decoded {
+            Some(decoded) => Cow::Owned(with_lf(&decoded).into_owned()),
+            None => Cow::Borrowed(raw),
+        }
     }
 }
 
@@ -190,12 +193,14 @@ fn decoded(bytes: &[u8], charset: Option<&str>) -> String {
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
     /// The outer header.
-    pub(super) fields: Fields,
+    pub(super) fields: Fields<'a>,
     /// The outer content type.
     pub(super) content_type: ContentType,
     /// The leaves in order. A message inside the message is a leaf: it is what came back, not
     /// what is being said.
     pub(super) parts: Vec<Part<'a>>,
+    /// Its prose, once somebody has asked for it.
+    pub(super) notice: OnceCell<Option<String>>,
 }
 
 impl<'a> Tree<'a> {
@@ -230,7 +235,7 @@ impl<'a> Tree<'a> {
                 pending.push((fields, &piece[body_at..], depth + 1));
             }
         }
-        Self { fields, content_type, parts }
+        Self { fields, content_type, parts, notice: OnceCell::new() }
     }
 
     /// The first leaf of this type.
@@ -240,42 +245,46 @@ impl<'a> Tree<'a> {
 }
 
 /// The message with every line end made LF: CRLF, a bare LF and a bare CR all occur in the wild.
-pub(super) fn with_lf(raw: &[u8]) -> Vec<u8> {
+pub(super) fn with_lf(raw: &[u8]) -> Cow<'_, [u8]> {
+    let Some(first) = memchr::memchr(b'\r', raw) else { return Cow::Borrowed(raw) };
     let mut out = Vec::with_capacity(raw.len());
-    let mut bytes = raw.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte == b'\r' {
-            bytes.next_if_eq(&b'\n');
-            out.push(b'\n');
-        } else {
-            out.push(byte);
+    let (mut from, mut at) = (0, first);
+    loop {
+        out.extend_from_slice(&raw[from..at]);
+        out.push(b'\n');
+        from = at + 1 + usize::from(raw.get(at + 1) == Some(&b'\n'));
+        match memchr::memchr(b'\r', &raw[from..]) {
+            Some(next) => at = from + next,
+            None => break,
         }
     }
-    out
+    out.extend_from_slice(&raw[from..]);
+    Cow::Owned(out)
 }
 
 /// The pieces between the delimiter lines of a multipart (RFC 2046, section 5.1.1); empty when
 /// there is no delimiter. A missing close delimiter ends the last piece at the end of the body.
 fn cut<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
+    let delimiter = [b"--", boundary].concat();
     let mut pieces = Vec::new();
     let mut start = None;
-    let mut at = 0;
-    while at < body.len() {
-        let end = line_end(body, at);
-        let line = &body[at..end];
-        if let Some(rest) = line.strip_prefix(b"--").and_then(|l| l.strip_prefix(boundary)) {
-            let close = rest.starts_with(b"--");
-            if close || rest.iter().all(u8::is_ascii_whitespace) {
-                if let Some(start) = start {
-                    pieces.push(&body[start..at.saturating_sub(1).max(start)]);
-                }
-                start = (!close).then_some((end + 1).min(body.len()));
-                if close || pieces.len() >= PARTS_MAX {
-                    return pieces;
-                }
-            }
+    for at in memchr::memmem::find_iter(body, &delimiter) {
+        if at > 0 && body[at - 1] != b'\n' {
+            continue;
         }
-        at = end + 1;
+        let end = line_end(body, at);
+        let rest = &body[(at + delimiter.len()).min(end)..end];
+        let close = rest.starts_with(b"--");
+        if !close && !rest.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        if let Some(start) = start {
+            pieces.push(&body[start..at.saturating_sub(1).max(start)]);
+        }
+        start = (!close).then_some((end + 1).min(body.len()));
+        if close || pieces.len() >= PARTS_MAX {
+            return pieces;
+        }
     }
     if let Some(start) = start {
         pieces.push(&body[start..]);
@@ -295,14 +304,25 @@ fn is_parameter(line: &[u8]) -> bool {
 }
 
 /// `Name: value`, when the line has that form (RFC 5322, section 2.2).
-fn field(line: &[u8]) -> Option<(String, String)> {
+fn field(line: &[u8]) -> Option<(&str, Cow<'_, str>)> {
     let colon = line.iter().take(80).position(|b| *b == b':')?;
     let name = line[..colon].trim_ascii_end();
     if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
         return None;
     }
-    let value = String::from_utf8_lossy(&line[colon + 1..]);
-    Some((String::from_utf8_lossy(name).into_owned(), value.trim().to_owned()))
+    let value = line[colon + 1..].trim_ascii();
+    let value = match std::str::from_utf8(value) {
+        Ok(value) => Cow::Borrowed(value.trim()),
+        Err(_) => Cow::Owned(String::from_utf8_lossy(value).trim().to_owned()),
+    };
+    Some((std::str::from_utf8(name).ok()?, value))
+}
+
+/// Adds a continuation line to the value that it continues.
+fn fold(value: &mut Cow<'_, str>, line: &[u8]) {
+    let value = value.to_mut();
+    value.push(' ');
+    value.push_str(String::from_utf8_lossy(line).trim());
 }
 
 /// A parameter of a structured field: `; name=value` or `; name="value"`.

@@ -18,37 +18,36 @@ const RETURNED: [&str; 5] = [
 
 /// Finds the returned headers.
 pub(super) fn find(tree: &Tree<'_>) -> Option<OriginalHeaders> {
-    fields(tree).map(|fields| headers(&fields))
+    with_fields(tree, headers)
 }
 
 /// The returned mail itself, as far as it came back.
 pub(super) fn whole(tree: &Tree<'_>) -> Option<Vec<u8>> {
     let part = tree.parts.iter().find(|p| p.content_type.essence == "message/rfc822");
-    part.map(super::mime::Part::bytes).or_else(|| {
+    part.map(|part| part.bytes().into_owned()).or_else(|| {
         let notice = text::notice(tree)?;
-        let (_, below) = text::split_notice(&notice);
+        let (_, below) = text::split_notice(notice);
         (!below.trim().is_empty()).then(|| below.trim_start().as_bytes().to_vec())
     })
 }
 
-/// Finds the returned header fields.
-pub(super) fn fields(tree: &Tree<'_>) -> Option<Fields> {
-    let in_part = tree
-        .parts
-        .iter()
-        .filter(|p| RETURNED.contains(&p.content_type.essence.as_str()))
-        .map(|p| read(&p.bytes()))
-        .find(|fields| !fields.is_empty());
-    in_part.or_else(|| {
-        let notice = text::notice(tree)?;
-        let (_, below) = text::split_notice(&notice);
-        Some(read(below.as_bytes()))
-            .filter(|f| f.get("Message-ID").is_some() || f.get("From").is_some())
-    })
+/// Finds the returned header fields and takes from them what is wanted.
+pub(super) fn with_fields<T>(tree: &Tree<'_>, take: impl Fn(&Fields<'_>) -> T) -> Option<T> {
+    for part in tree.parts.iter().filter(|p| RETURNED.contains(&p.content_type.essence.as_str())) {
+        let bytes = part.bytes();
+        let fields = read(&bytes);
+        if !fields.is_empty() {
+            return Some(take(&fields));
+        }
+    }
+    let (_, below) = text::split_notice(text::notice(tree)?);
+    let fields = read(below.as_bytes());
+    let returned = fields.get("Message-ID").is_some() || fields.get("From").is_some();
+    returned.then(|| take(&fields))
 }
 
 /// Reads fields after whatever empty or ruled lines stand before them.
-fn read(block: &[u8]) -> Fields {
+fn read(block: &[u8]) -> Fields<'_> {
     let mut rest = block;
     for _ in 0..8 {
         let (fields, at) = Fields::read(rest);
@@ -62,7 +61,7 @@ fn read(block: &[u8]) -> Fields {
     Fields::default()
 }
 
-fn headers(fields: &Fields) -> OriginalHeaders {
+fn headers(fields: &Fields<'_>) -> OriginalHeaders {
     let owned = |name: &str| fields.get(name).filter(|v| !v.is_empty()).map(super::one_line);
     OriginalHeaders {
         message_id: fields.get("Message-ID").and_then(address),

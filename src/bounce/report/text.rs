@@ -4,13 +4,15 @@
 
 mod phrases;
 
+use std::sync::LazyLock;
+
 use phrases::{
     BELOW, DELAY_PHRASES, FAILURE_PHRASES, FAILURE_SUBJECTS, NOT_THE_RECIPIENT, SYSTEM_SENDERS,
 };
 
 use super::{
-    Action, Basis, Kind, Report, ReportedRecipient, address, diagnostic, mime::Tree, one_line,
-    original,
+    super::phrases::Phrases, Action, Basis, Kind, Report, ReportedRecipient, address, diagnostic,
+    mime::Tree, one_line, original,
 };
 
 /// Lines of a notice that are looked at; the reason stands near its top.
@@ -28,7 +30,7 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         return false;
     }
     let Some(notice) = notice(tree) else { return false };
-    let (said, below) = split_notice(&notice);
+    let (said, below) = split_notice(notice);
     let words = one_line_lower(said);
     let subject = report.subject.trim().to_lowercase();
     // People write under a mail system's name too, and answer mails about failures; a reply code
@@ -38,15 +40,15 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     let by_name = (by_name || (null_path(tree) && coded)) && (coded || !answer);
     // Vacation notices come through the null path too and say all sorts of things.
     let says_so = || {
-        let phrases = || first_of(&words, &FAILURE_PHRASES).or(first_of(&words, &DELAY_PHRASES));
+        let phrases = || failure_words(&words).or(delay_words(&words));
         let spoken = || phrases().filter(|_| by_name).map(Basis::Words);
-        let titled = first_of(&subject, &FAILURE_SUBJECTS).filter(|_| coded || !answer);
+        let titled = failure_title(&subject).filter(|_| coded || !answer);
         titled.map(Basis::Subject).or_else(spoken)
     };
     let field = (!named.is_empty()).then_some(Basis::Field("X-Failed-Recipients"));
     let Some(basis) = field.or_else(says_so) else { return false };
     report.basis = basis;
-    let delayed = contains_any(&words, &DELAY_PHRASES) || subject.starts_with("warning");
+    let delayed = delay_words(&words).is_some() || subject.starts_with("warning");
     report.kind = if delayed { Kind::Delayed } else { Kind::Failed };
     let addresses = recipients(tree, said, below, named);
     let single = addresses.len() == 1;
@@ -92,12 +94,15 @@ fn nobody_reads_replies(tree: &Tree<'_>) -> bool {
 }
 
 /// The prose of the mail: the first leaf of text that says anything.
-pub(super) fn notice(tree: &Tree<'_>) -> Option<String> {
-    tree.parts
-        .iter()
-        .filter(|p| matches!(p.content_type.essence.as_str(), "text/plain" | "text/html"))
-        .map(super::mime::Part::text)
-        .find(|text| !text.trim().is_empty())
+pub(super) fn notice<'a>(tree: &'a Tree<'_>) -> Option<&'a str> {
+    let read = || {
+        tree.parts
+            .iter()
+            .filter(|p| matches!(p.content_type.essence.as_str(), "text/plain" | "text/html"))
+            .map(super::mime::Part::text)
+            .find(|text| !text.trim().is_empty())
+    };
+    tree.notice.get_or_init(read).as_deref()
 }
 
 /// Cuts a notice into what the server says and the returned mail below it.
@@ -105,9 +110,11 @@ pub(super) fn split_notice(notice: &str) -> (&str, &str) {
     let mut at = 0;
     for line in notice.split_inclusive('\n') {
         let bare = line.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '=' | '*'));
-        let head: String = bare.chars().take(40).collect::<String>().to_ascii_lowercase();
-        if BELOW.iter().any(|words| head.starts_with(words)) {
-            let is_field = head.split(' ').next().is_some_and(|word| word.ends_with(':'));
+        let begins = |words: &&str| {
+            bare.get(..words.len()).is_some_and(|head| head.eq_ignore_ascii_case(words))
+        };
+        if let Some(words) = BELOW.iter().find(|words| begins(words)) {
+            let is_field = words.ends_with(':');
             let below = if is_field { at } else { at + line.len() };
             return (&notice[..at], &notice[below..]);
         }
@@ -123,7 +130,9 @@ pub(super) fn about(said: &str, wanted: &str) -> Option<String> {
     let mut out = String::new();
     let mut inside = false;
     for line in lines(said) {
-        if line.to_ascii_lowercase().contains(&wanted) {
+        // Most lines name nobody.
+        let names = line.contains('@') || !wanted.contains('@');
+        if names && line.to_ascii_lowercase().contains(&wanted) {
             inside = true;
         } else if another_host(line) {
             inside = false;
@@ -183,10 +192,10 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     let ours: Vec<String> =
         ours.into_iter().flatten().filter_map(address).map(|a| a.to_lowercase()).collect();
     let foreign = |a: &String| !ours.contains(&a.to_lowercase());
-    let mentioned: Vec<(String, bool)> = lines(said).flat_map(mentioned).collect();
     if list_manager(tree) {
         // The list's own address comes first, those of its programs below.
-        return mentioned.into_iter().map(|(a, _)| a).find(foreign).into_iter().collect();
+        let mut named = lines(said).flat_map(mentioned).map(|(address, _)| address);
+        return named.find(foreign).into_iter().collect();
     }
     let leading = leading_addresses(said);
     if leading.iter().any(foreign) {
@@ -197,6 +206,7 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     if !listed.is_empty() {
         return listed;
     }
+    let mentioned: Vec<(String, bool)> = lines(said).flat_map(mentioned).collect();
     let elsewhere = |a: &String| mentioned.iter().any(|(other, theirs)| *theirs && other == a);
     let mut addresses = mentioned.iter().map(|(a, _)| a).filter(|a| foreign(a) && !elsewhere(a));
     if let Some(address) = addresses.next() {
@@ -209,9 +219,9 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     if !envelope.is_empty() {
         return envelope;
     }
-    let returned = original::fields(tree).unwrap_or_default();
-    let to = returned.get("To").unwrap_or("").split(',').filter_map(address);
-    to.filter(|a| a.contains('@')).collect()
+    let to = original::with_fields(tree, |f| f.get("To").unwrap_or("").to_owned());
+    let to = to.unwrap_or_default();
+    to.split(',').filter_map(address).filter(|a| a.contains('@')).collect()
 }
 
 /// The address of a line `RCPT TO: …` among the details of a message that came back.
@@ -240,6 +250,9 @@ fn leading_addresses(said: &str) -> Vec<String> {
 
 /// The address with which a line begins, after brackets, quotes and the marks of transcripts.
 fn leading_address(line: &str) -> Option<String> {
+    if !line.contains('@') {
+        return None;
+    }
     let mut rest = line.trim_start();
     for mark in [">>> RCPT TO:", ">>> RCPT To:", ">>>", "Recipient:", "Recipient address:"] {
         rest = rest.strip_prefix(mark).map_or(rest, str::trim_start);
@@ -277,6 +290,9 @@ fn leading_address(line: &str) -> Option<String> {
 /// else's.
 fn mentioned(line: &str) -> Vec<(String, bool)> {
     let mut out = Vec::new();
+    if !line.contains('@') {
+        return out;
+    }
     let mut before = "";
     for word in line.split_whitespace() {
         let lower = word.to_ascii_lowercase();
@@ -323,15 +339,26 @@ fn one_line_lower(text: &str) -> String {
         if !out.is_empty() {
             out.push(' ');
         }
-        out.push_str(&word.to_lowercase());
+        if word.is_ascii() {
+            out.extend(word.chars().map(|c| c.to_ascii_lowercase()));
+        } else {
+            out.push_str(&word.to_lowercase());
+        }
     }
     out
 }
 
-fn contains_any(text: &str, phrases: &[&str]) -> bool {
-    phrases.iter().any(|phrase| text.contains(phrase))
+fn failure_title(subject: &str) -> Option<&'static str> {
+    static LIST: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(FAILURE_SUBJECTS));
+    LIST.first(subject).map(|which| FAILURE_SUBJECTS[which])
 }
 
-fn first_of(text: &str, phrases: &[&'static str]) -> Option<&'static str> {
-    phrases.iter().copied().find(|phrase| text.contains(phrase))
+fn failure_words(text: &str) -> Option<&'static str> {
+    static LIST: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(FAILURE_PHRASES));
+    LIST.first(text).map(|which| FAILURE_PHRASES[which])
+}
+
+fn delay_words(text: &str) -> Option<&'static str> {
+    static LIST: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(DELAY_PHRASES));
+    LIST.first(text).map(|which| DELAY_PHRASES[which])
 }
