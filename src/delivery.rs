@@ -38,6 +38,7 @@ pub mod rehearsed;
 pub mod relay;
 pub mod restored;
 pub mod rule_halts;
+pub mod session_length;
 pub mod shedding;
 pub mod status;
 pub mod suspension;

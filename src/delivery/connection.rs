@@ -406,6 +406,10 @@ impl Connection {
         self.note_reply(&transaction, copy, attempt);
         fail_point::reach("reply.journalled");
         let usable = transaction.session == SessionState::Usable;
+        if !fresh && transaction.verdict.is_session_end() {
+            let carried = self.session.as_ref().map_or(0, Session::messages_sent);
+            self.relay.session_length.was_ended(carried, Instant::now());
+        }
         self.conclude(&handed, &transaction, fresh, took).await;
         self.hand.through(&self.shared, self.worker);
         if !usable {

@@ -99,10 +99,22 @@ pub fn decide(
             let reason = format!("{phase}: {error}");
             again(attempts, schedule, None, now, jitter, reason, None)
         }
+        Verdict::Refused { phase: Phase::MailFrom, reply }
+            if !fresh_session && is_goodbye(reply, provider) =>
+        {
+            untried(now)
+        }
         Verdict::Refused { phase, reply } => {
             refused(*phase, reply, attempts, provider, schedule, now, jitter)
         }
     }
+}
+
+/// Whether a 421 to the MAIL of a session's later message only ends the session, as servers do after
+/// a number of messages: the next one goes over another session at once. One that a rule acts on
+/// says more than that.
+fn is_goodbye(reply: &Reply, provider: ProviderId) -> bool {
+    reply.is_closing() && classify_reply(Phase::MailFrom, reply, provider).action.is_none()
 }
 
 /// A copy whose envelope never left, or left and led to nothing: queued again, without a count.
@@ -187,7 +199,7 @@ pub fn signal(verdict: &Verdict, decision: &Decision) -> Signal {
     match verdict {
         Verdict::Accepted(_) => Signal::Fine,
         Verdict::NotSent(_) => Signal::Nothing,
-        Verdict::Failed { .. } if !decision.counts => Signal::Nothing,
+        Verdict::Failed { .. } | Verdict::Refused { .. } if !decision.counts => Signal::Nothing,
         Verdict::Failed { .. } | Verdict::Uncertain { .. } => Signal::Wrong(Wrong::Relay),
         Verdict::Refused { phase, reply } => {
             let named = matches!(phase, Phase::RcptTo | Phase::Data | Phase::Body | Phase::Dot);
@@ -316,6 +328,21 @@ mod tests {
             let decision = after(&refusal(Phase::RcptTo, 451, text), 0, at(0));
             assert_eq!(decision.due_at, Some(at(minutes)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_server_that_ends_a_session_between_messages_costs_nobody_a_try() {
+        let later = |phase, code, text| {
+            let verdict = refusal(phase, code, text);
+            let decision = decide(&verdict, 0, false, ProviderId::OTHER, &schedule(), at(0), 0.0);
+            (decision.counts, signal(&verdict, &decision) == Signal::Nothing)
+        };
+        let many = "4.7.0 Too many messages in this session";
+        assert_eq!(later(Phase::MailFrom, 421, many), (false, true));
+        assert_eq!(later(Phase::RcptTo, 421, many), (true, false), "that is about a reader");
+        assert_eq!(later(Phase::MailFrom, 451, many), (true, false), "the session goes on");
+        let first = after(&refusal(Phase::MailFrom, 421, many), 0, at(0));
+        assert!(first.counts, "a session that carries nothing is none");
     }
 
     #[test]

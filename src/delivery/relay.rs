@@ -3,8 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     health::Health,
+    session_length::SessionLength,
     token_command::{TokenCommand, TokenError},
 };
 use crate::{
@@ -34,6 +37,8 @@ pub struct Relay {
     pub connection_age: Duration,
     /// Whether it can be reached, over all its connections.
     pub health: Health,
+    /// How many messages its sessions carry before it ends them.
+    pub session_length: SessionLength,
     tokens: Option<TokenCommand>,
 }
 
@@ -77,6 +82,7 @@ impl Relay {
             messages_per_connection: u64::from(settings.messages_per_connection),
             connection_age: settings.connection_age,
             health: Health::default(),
+            session_length: SessionLength::default(),
             tokens: tokens.map(|command| TokenCommand::new(command, settings.token_lifetime)),
         })
     }
@@ -118,14 +124,14 @@ impl Relay {
 
     /// Whether a session has carried or seen enough.
     pub fn is_worn(&self, session: &Session) -> bool {
-        session.messages_sent() >= self.messages_per_connection
-            || session.age() >= self.connection_age
+        let most = self.messages_per_connection.min(self.session_length.known(Instant::now()));
+        session.messages_sent() >= most || session.age() >= self.connection_age
     }
 
     /// Whether the next message is a session's last.
     pub fn is_last_message(&self, session: &Session) -> bool {
-        session.messages_sent() + 1 >= self.messages_per_connection
-            || session.age() >= self.connection_age
+        let most = self.messages_per_connection.min(self.session_length.known(Instant::now()));
+        session.messages_sent() + 1 >= most || session.age() >= self.connection_age
     }
 }
 

@@ -96,11 +96,14 @@ impl Copy {
 
     /// Transactions that were surely attempts. An envelope may be opened ahead of its message, in
     /// one write with the message before it: when the server hangs up on it without a word, that
-    /// took no attempt, like any end of a connection between two messages (RFC 5321, 4.5.3.2.7).
+    /// took no attempt, like any end of a connection between two messages (RFC 5321, 4.5.3.2.7);
+    /// nor did a 421 to MAIL, which ends a session rather than a copy's try.
     fn on_the_wire(&self) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(|record| {
             let before_data = matches!(record.phase, Phase::Mail | Phase::Rcpt | Phase::Data);
-            !(record.verdict == Verdict::Dropped && before_data)
+            let goodbye = record.phase == Phase::Mail && record.code == Some(421);
+            let mute = record.verdict == Verdict::Dropped && before_data;
+            !(goodbye || mute)
         })
     }
 }

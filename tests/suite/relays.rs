@@ -41,6 +41,37 @@ async fn a_relay_that_dies_and_comes_back_loses_nobody() {
 }
 
 #[tokio::test]
+async fn a_relay_that_ends_sessions_after_some_messages_is_not_asked_for_more() {
+    const READERS: usize = 60;
+    let faults = "[[rule]]\nstage = 'mail'\nmessage = { every = 5, to = 10 }\n\
+                  reply = '421 4.7.0 Too many messages in this session'\nthen = 'close'\n";
+    let sink = Sink::with(faults, &[]).await;
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    configure(&scene, "connections = 8", "connections = 1");
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
+    let context = scene.context().await;
+    let sql = "SELECT COUNT(*) FROM delivery WHERE attempt <> 1";
+    let tried_again: i64 = context.db.query(sql).scalar().await.unwrap();
+    context.db.close().await;
+    assert_eq!(tried_again, 0, "the end of a session costs nobody a try");
+
+    let records = sink.journal();
+    let ended = records.iter().filter(|record| record.code == Some(421)).count();
+    assert_eq!(ended, 2, "it was told twice");
+    let mut carried = std::collections::BTreeMap::<u64, usize>::new();
+    for record in records.iter().filter(|record| record.code == Some(250)) {
+        *carried.entry(record.connection).or_default() += 1;
+    }
+    assert!(carried.values().all(|messages| *messages <= 4), "{carried:?}");
+}
+
+#[tokio::test]
 async fn the_other_relay_takes_over() {
     const READERS: usize = 1000;
     let mut main = Sink::with("", &["--latency", "15ms"]).await;

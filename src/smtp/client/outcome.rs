@@ -244,6 +244,16 @@ impl Verdict {
             Self::Failed { .. } | Self::Uncertain { .. } | Self::NotSent(_) => None,
         }
     }
+
+    /// Whether the server ended the session before it looked at the message: at MAIL, or at the RSET
+    /// before it, by 421 or without a word.
+    pub fn is_session_end(&self) -> bool {
+        match self {
+            Self::Refused { phase: Phase::MailFrom, reply } => reply.is_closing(),
+            Self::Failed { phase, .. } => matches!(phase, Phase::MailFrom | Phase::Rset),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Verdict {

@@ -158,6 +158,8 @@ fn outcome(at: At, fault: Fault, mode: Mode) -> (Expect, Fate) {
         Fault::FiveYz | Fault::NoEnhancedCode | Fault::DisagreeingCodes => {
             (Expect::Rejected(phase, 550), Fate::Kept)
         }
+        // The end of a session that had carried a message, as servers like.
+        Fault::FourTwentyOne if at == At::Mail => (Expect::Untried, Fate::Closed),
         Fault::FourTwentyOne => (Expect::Deferred(phase, 421), Fate::Closed),
         Fault::BareLf | Fault::InvalidUtf8 | Fault::ManyLines | Fault::TwoFiftyOne => {
             (Expect::Accepted, Fate::Kept)
