@@ -197,7 +197,7 @@ fn push_folded(text: &str, separator: &str, mut column: usize, out: &mut Vec<u8>
 
 /// The header with the CRLF of its last field, and the body.
 fn split(message: &[u8]) -> Result<(&[u8], &[u8]), DkimError> {
-    let at = message.windows(4).position(|four| four == b"\r\n\r\n");
+    let at = memchr::memmem::find(message, b"\r\n\r\n");
     let at = at.ok_or(DkimError::NotAMessage)?;
     Ok((&message[..at + 2], &message[at + 4..]))
 }
@@ -208,13 +208,14 @@ type RawField<'a> = (&'a [u8], &'a [u8]);
 fn fields(header: &[u8]) -> Result<Vec<RawField<'_>>, DkimError> {
     let mut fields: Vec<RawField<'_>> = Vec::with_capacity(20);
     let mut start = 0;
-    for (nth, line) in header.split_inclusive(|&b| b == b'\n').enumerate() {
-        let end = start + line.len();
+    let ends = memchr::memchr_iter(b'\n', header).map(|at| at + 1);
+    for (nth, end) in ends.enumerate() {
+        let line = &header[start..end];
         if matches!(line[0], b' ' | b'\t') {
             let (_, value) = fields.last_mut().ok_or(DkimError::NotAField(nth + 1))?;
             *value = &header[start - value.len()..end];
         } else {
-            let colon = line.iter().position(|&b| b == b':');
+            let colon = memchr::memchr(b':', line);
             let colon = colon.filter(|&at| at > 0).ok_or(DkimError::NotAField(nth + 1))?;
             fields.push((&line[..colon], &header[start + colon + 1..end]));
         }
@@ -252,9 +253,18 @@ fn signed_fields(fields: &[RawField<'_>]) -> (String, Vec<u8>) {
 fn push_relaxed(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend(name.iter().map(u8::to_ascii_lowercase));
     out.push(b':');
-    let mut words = value
-        .split(|octet| matches!(octet, b' ' | b'\t' | b'\r' | b'\n'))
-        .filter(|word| !word.is_empty());
+    let is_space = |octet: &u8| matches!(octet, b' ' | b'\t' | b'\r' | b'\n');
+    let start = value.iter().take_while(|octet| is_space(octet)).count();
+    let end = value.len() - value.iter().rev().take_while(|octet| is_space(octet)).count();
+    let trimmed = value.get(start..end).unwrap_or_default();
+    if memchr::memchr3(b'\t', b'\r', b'\n', trimmed).is_none()
+        && memchr::memmem::find(trimmed, b"  ").is_none()
+    {
+        // Most fields are one line with single spaces.
+        out.extend_from_slice(trimmed);
+        return out.extend_from_slice(b"\r\n");
+    }
+    let mut words = trimmed.split(is_space).filter(|word| !word.is_empty());
     if let Some(first) = words.next() {
         out.extend_from_slice(first);
     }
