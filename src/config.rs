@@ -4,6 +4,7 @@
 //! (`postrider init` writes it), and a test holds the two together. Values that only make sense
 //! together are checked here, so that the rest of the program takes a [`Config`] as it is.
 
+mod dns;
 mod load;
 mod relay;
 mod value;
@@ -17,8 +18,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use dns::{Dns, NameServer};
 pub use load::{ConfigError, EXAMPLE};
-pub use relay::{Relay, RelayAuth, RelayTls};
+pub use relay::{Relay, RelayAuth, RelayKind, RelayTls};
 pub use value::Secret;
 pub(crate) use value::duration;
 
@@ -80,6 +82,8 @@ section! {
         shedding: Shedding = Shedding::default(),
         /// How long each SMTP command may take.
         smtp: Smtp = Smtp::default(),
+        /// DNS.
+        dns: Dns = Dns::default(),
         /// Signing keys.
         dkim: Vec<Dkim> = Vec::new(),
         /// Where returned mail comes in.

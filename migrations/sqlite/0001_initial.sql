@@ -336,6 +336,23 @@ CREATE TABLE warm_up (
     PRIMARY KEY (relay, provider)
 ) STRICT, WITHOUT ROWID;
 
+-- What domains demand of those who bring them mail (MTA-STS, RFC 8461): the policy as it was fetched,
+-- and the id under which DNS announced it. Kept until it expires, whatever DNS says meanwhile.
+CREATE TABLE mta_sts_policy (
+    domain     TEXT    NOT NULL PRIMARY KEY,
+    policy_id  TEXT    NOT NULL,
+    policy     TEXT    NOT NULL,
+    fetched_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Which provider runs the mail servers of a domain that the provider table does not have, as DNS said.
+CREATE TABLE domain_provider (
+    domain     TEXT    NOT NULL PRIMARY KEY,
+    provider   INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE relay_state (
     name            TEXT    NOT NULL PRIMARY KEY,
     suspended_at    INTEGER,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     app::relay_to,
-    config::{Config, Relay, RelayTls},
+    config::{Config, Relay, RelayKind, RelayTls},
     delivery::{
         relay,
         status::{self, BreakerState, RelayState},
@@ -100,6 +100,7 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
 #[derive(Serialize)]
 struct Listed {
     name: String,
+    kind: RelayKind,
     address: String,
     tls: RelayTls,
     priority: u32,
@@ -122,7 +123,8 @@ async fn list(context: &Context, format: Format) -> anyhow::Result<()> {
                 .and_then(|engine| engine.relays.iter().find(|state| state.name == relay.name))
                 .cloned(),
             suspension: suspensions.iter().find(|found| found.relay == relay.name).cloned(),
-            address: format!("{}:{}", relay.host, relay.port),
+            kind: relay.kind,
+            address: relay.address(),
             name: relay.name,
             tls: relay.tls,
             priority: relay.priority,
@@ -163,6 +165,18 @@ async fn list(context: &Context, format: Format) -> anyhow::Result<()> {
     table.print("")?;
     for relay in &listed {
         let breakers = relay.state.iter().flat_map(|state| &state.breakers);
+        let direct = relay.state.iter().filter_map(|state| state.direct.as_ref());
+        for direct in direct {
+            let (known, sessions) = (direct.destinations, direct.sessions);
+            say(format!("{}: {known} destinations, {sessions} sessions", relay.name));
+            for destination in &direct.troubled {
+                say(format!("{}: {}", relay.name, destination.describe()));
+            }
+            if direct.in_trouble > direct.troubled.len() {
+                let more = direct.in_trouble - direct.troubled.len();
+                say(format!("{}: {more} more destinations get less than they could", relay.name));
+            }
+        }
         for breaker in breakers.filter(|breaker| breaker.is_notable()) {
             say(format!("{}: {}", relay.name, breaker.describe()));
         }
@@ -179,6 +193,7 @@ const fn tls(mode: RelayTls) -> &'static str {
         RelayTls::None => "none",
         RelayTls::Starttls => "starttls",
         RelayTls::Implicit => "implicit",
+        RelayTls::Opportunistic => "opportunistic",
     }
 }
 
@@ -226,7 +241,7 @@ pub(super) async fn ask(config: &Config, relay: &Relay) -> Checked {
     let since = std::time::Instant::now();
     let mut checked = Checked {
         name: relay.name.clone(),
-        address: format!("{}:{}", relay.host, relay.port),
+        address: relay.address(),
         good: false,
         problem: None,
         encrypted: false,
@@ -240,13 +255,22 @@ pub(super) async fn ask(config: &Config, relay: &Relay) -> Checked {
         // Certificates are read from files.
         let relay = tokio::task::spawn_blocking(move || relay::Relay::new(0, &settings, &all));
         let mut relay = relay.await.map_err(|error| error.to_string())??;
+        if let Some(direct) = &relay.direct {
+            // There is no server that could be asked for all domains.
+            direct.ask_dns(&config.mail.bounce_domain).await?;
+            return Ok(None);
+        }
         let deadlines = &mut relay.endpoint.deadlines;
         deadlines.connect = deadlines.connect.min(CHECK_STEP_MAX);
         deadlines.greeting = deadlines.greeting.min(CHECK_STEP_MAX);
-        relay.connect().await.map_err(|error| error.to_string())
+        relay.connect().await.map(Some).map_err(|error| error.to_string())
     };
     match tokio::time::timeout(CHECK_MAX, opened).await {
-        Ok(Ok(session)) => {
+        Ok(Ok(None)) => {
+            checked.good = true;
+            checked.offers.push("DNS answers".to_owned());
+        }
+        Ok(Ok(Some(session))) => {
             checked.good = true;
             checked.encrypted = session.is_encrypted();
             checked.logged_in = relay.username.as_ref().map(|_| true);

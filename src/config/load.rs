@@ -50,12 +50,29 @@ impl Config {
     fn read(text: &str, name: &str, folder: &Path) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text)
             .map_err(|error| ConfigError::Invalid(explain(&error, text, name)))?;
+        config.settle_relays(text).map_err(|(relay, key, problem)| {
+            let line = line_in_relay(text, relay, key);
+            ConfigError::Invalid(format!("{name}:{line}: {key}: {problem}"))
+        })?;
         config.resolve_paths(folder);
         config.check().map_err(|(key, problem)| {
             let line = line_of_key(text, key);
             ConfigError::Invalid(format!("{name}:{line}: {key}: {problem}"))
         })?;
         Ok(config)
+    }
+
+    /// Gives every relay the defaults of its kind. The error names a relay's number, a key and a
+    /// problem.
+    fn settle_relays(&mut self, text: &str) -> Result<(), (usize, &'static str, String)> {
+        let file: toml::Table = toml::from_str(text).unwrap_or_default();
+        let given = file.get("relay").and_then(toml::Value::as_array);
+        for (index, relay) in self.relay.iter_mut().enumerate() {
+            let given = given.and_then(|all| all.get(index)).and_then(toml::Value::as_table);
+            let settled = relay.settle_kind(given.unwrap_or(&toml::Table::new()));
+            settled.map_err(|(key, problem)| (index, key, problem))?;
+        }
+        Ok(())
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
@@ -91,10 +108,8 @@ impl Config {
             ("message_id_domain", &self.mail.message_id_domain),
             ("helo_name", &self.mail.helo_name),
         ] {
-            let valid =
-                |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '[' | ']' | ':');
-            if domain.is_empty() || domain.len() > 253 || !domain.chars().all(valid) {
-                return fail(key, "must be a host name in ASCII (an A-label for IDN)");
+            if !is_host_name(domain) {
+                return fail(key, HOST_NAME);
             }
         }
         if self.sending.stages_percent.len() > crate::delivery::plan::STAGES_MAX {
@@ -112,8 +127,9 @@ impl Config {
         }
         let rates =
             [self.limits.per_second].into_iter().chain(self.relay.iter().map(|r| r.per_second));
+        let destination_rates = self.relay.iter().map(|relay| relay.per_second_and_destination);
         let provider_rates = self.limits.provider.iter().map(|limit| limit.per_second);
-        for rate in rates.chain(provider_rates).flatten() {
+        for rate in rates.chain(destination_rates).chain(provider_rates).flatten() {
             if !(rate > 0.0 && rate.is_finite()) {
                 return fail("per_second", "must be more than nothing; leave it out for no limit");
             }
@@ -162,6 +178,13 @@ impl Config {
         if relay.connections == 0 || relay.messages_per_connection == 0 {
             return Err(("connections", format!("relay `{name}` needs at least one")));
         }
+        if relay.connections_per_destination == 0 {
+            let problem = format!("relay `{name}` needs at least one");
+            return Err(("connections_per_destination", problem));
+        }
+        if relay.helo_name.as_deref().is_some_and(|name| !is_host_name(name)) {
+            return Err(("helo_name", format!("relay `{name}`: {HOST_NAME}")));
+        }
         if !(relay.weight > 0.0 && relay.weight.is_finite()) {
             return Err(("weight", format!("relay `{name}` needs one above 0")));
         }
@@ -175,6 +198,13 @@ impl Config {
         }
         check_login(relay)
     }
+}
+
+const HOST_NAME: &str = "must be a host name in ASCII (an A-label for IDN)";
+
+fn is_host_name(name: &str) -> bool {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '[' | ']' | ':');
+    !name.is_empty() && name.len() <= 253 && name.chars().all(valid)
 }
 
 fn check_login(relay: &Relay) -> Result<(), (&'static str, String)> {
@@ -243,16 +273,28 @@ fn explain(error: &toml::de::Error, text: &str, name: &str) -> String {
     out
 }
 
+/// The line of relay number `relay` that sets `key`.
+fn line_in_relay(text: &str, relay: usize, key: &str) -> usize {
+    let heads = text.lines().enumerate().filter(|(_, line)| line.trim() == "[[relay]]");
+    let Some((head, _)) = heads.into_iter().nth(relay) else { return line_of_key(text, key) };
+    let rest = text.lines().skip(head + 1).take_while(|line| !line.trim_start().starts_with('['));
+    let at = rest.enumerate().find(|(_, line)| sets(line, key));
+    head + 1 + at.map_or(0, |(at, _)| at + 1)
+}
+
 /// The first line that sets `key`, for problems that only show once everything is read.
 fn line_of_key(text: &str, key: &str) -> usize {
-    let sets = |line: &str| {
-        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    text.lines().position(sets).map_or(1, |index| index + 1)
+    text.lines().position(|line| sets(line, key)).map_or(1, |index| index + 1)
+}
+
+fn sets(line: &str, key: &str) -> bool {
+    line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn error_of(text: &str) -> String {
@@ -277,22 +319,22 @@ mod tests {
         assert_eq!(keys(&toml::Table::try_from(&config).unwrap()), keys(&full));
     }
 
-    fn keys(table: &toml::Table) -> Vec<String> {
-        let mut all = Vec::new();
+    fn keys(table: &toml::Table) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
         for (key, value) in table {
-            let inner = match value {
-                toml::Value::Table(inner) => Some(inner),
-                toml::Value::Array(items) => items.first().and_then(toml::Value::as_table),
-                _ => None,
-            };
-            match inner {
-                Some(inner) if key != "password" => {
-                    all.extend(keys(inner).into_iter().map(|inner| format!("{key}.{inner}")));
+            let inner: Vec<_> = match value {
+                toml::Value::Table(inner) if key != "password" => vec![inner],
+                toml::Value::Array(items) => {
+                    items.iter().filter_map(toml::Value::as_table).collect()
                 }
-                _ => all.push(key.clone()),
+                _ => Vec::new(),
+            };
+            if inner.is_empty() {
+                all.insert(key.clone());
             }
+            let inner = inner.into_iter().flat_map(keys);
+            all.extend(inner.map(|inner| format!("{key}.{inner}")));
         }
-        all.sort();
         all
     }
 
@@ -337,6 +379,40 @@ mod tests {
             let error = relay(keys);
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn each_kind_of_relay_has_its_own_keys_and_defaults() {
+        let first = "[[relay]]\nname = \"r\"\nhost = \"h\"\n";
+        for (second, said) in [
+            ("kind = \"mx\"\nhost = \"h\"", "config.toml:7: host: relay `d`: a relay of kind"),
+            ("kind = \"mx\"\nusername = \"u\"", ":7: username: relay `d`: a relay of kind"),
+            ("kind = \"mx\"\ntls = \"implicit\"", ":7: tls: relay `d`: mail servers of domains"),
+            ("kind = \"mx\"\nconnections_per_destination = 0", "needs at least one"),
+            ("kind = \"mx\"\nper_second_and_destination = 0.0", "more than nothing"),
+            ("kind = \"mx\"\nhelo_name = \"ä\"", ":7: helo_name: relay `d`: must be a host"),
+            ("host = \"h\"\nmta_sts = false", ":7: mta_sts: relay `d`: only a relay of kind"),
+            ("host = \"h\"\ntls = \"opportunistic\"", ":7: tls: relay `d`: only"),
+            ("", ":5: name: relay `d` needs a host"),
+        ] {
+            let error = error_of(&format!("{first}[[relay]]\nname = \"d\"\n{second}\n"));
+            assert!(error.contains(said), "{error}");
+        }
+        let config = Config::parse("[[relay]]\nname = \"d\"\nkind = \"mx\"\n", "c").unwrap();
+        let relay = &config.relay[0];
+        assert_eq!((relay.port, relay.connections), (25, 32));
+        assert_eq!(relay.tls, RelayTls::Opportunistic);
+    }
+
+    #[test]
+    fn name_servers_are_addresses_with_or_without_a_port() {
+        let config = Config::parse("[dns]\nservers = [\"::1\", \"[::1]:5353\"]\n", "c").unwrap();
+        let written: Vec<_> =
+            config.dns.servers.iter().map(|server| server.0.to_string()).collect();
+        assert_eq!(written, ["[::1]:53", "[::1]:5353"]);
+        let error = error_of("[dns]\nservers = [\"dns.example\"]\n");
+        assert!(error.starts_with("config.toml:2:"), "{error}");
+        assert!(error.contains("an IP address, or one with a port"), "{error}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use self::{
 use super::{
     clock::Tempo,
     dispatch::Dispatch,
+    grouping::Grouping,
     ledger::Ledger,
     relay::Relay,
     rule_halts::RuleHalts,
@@ -69,6 +70,8 @@ pub struct Conductor {
     pub tallies: Arc<Tallies>,
     /// Halts that reply rules ask for.
     pub rule_halts: Arc<RuleHalts>,
+    /// Finds the providers of domains before an issue begins, where that is asked for.
+    pub grouping: Option<Arc<Grouping>>,
     /// The relays, for the gate that watches logins.
     pub relays: Vec<Arc<Relay>>,
     /// Told what is in motion.

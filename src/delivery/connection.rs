@@ -6,6 +6,7 @@
 //! or a lost connection finds few copies on their way; and when a server takes its time over one copy,
 //! or a breaker opens, the others go back, to be sent by somebody else.
 
+mod direct;
 mod hand;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use super::{
     lease::{Lease, Term},
     ledger::Ledger,
     limits::Way,
+    mx::Destination,
     policy::{self, Decision, Schedule, Signal},
     queue::{Handed, Settlement},
     relay::{ConnectError, Relay},
@@ -123,6 +125,10 @@ pub struct Connection {
     current: Option<Handed>,
     /// How often breakers had opened when they were asked last.
     openings: u64,
+    /// Where the session leads, and where a copy is tried that had its turn there; for relays of kind
+    /// `mx`.
+    to: Option<Arc<Destination>>,
+    trying: Option<Arc<Destination>>,
 }
 
 impl Connection {
@@ -141,6 +147,8 @@ impl Connection {
             opened: None,
             current: None,
             openings: 0,
+            to: None,
+            trying: None,
         }
     }
 
@@ -166,9 +174,17 @@ impl Connection {
                 // Its envelope is on the wire, and its reply may be: it ends as it does.
                 self.send_next(false).await;
             }
-            if held || !self.connected().await {
-                self.give_back_all().await;
-                continue;
+            match self.relay.direct.clone() {
+                Some(direct) if !held => {
+                    if !self.reached(&direct).await {
+                        continue;
+                    }
+                }
+                None if !held && self.connected().await => {}
+                _ => {
+                    self.give_back_all().await;
+                    continue;
+                }
             }
             self.send_next(true).await;
         }
@@ -201,6 +217,7 @@ impl Connection {
     /// Makes sure a copy is in hand; false when there will be none any more.
     async fn fill(&mut self) -> bool {
         while self.hand.is_empty() {
+            self.park();
             let mut coming = match self.coming.take() {
                 Some(coming) => coming,
                 None => self.fetch(),
@@ -229,7 +246,9 @@ impl Connection {
         let shared = Arc::clone(&self.shared);
         let (relay, worker) = (self.relay.index, self.worker);
         let fitting = SLICE_TIME.as_micros() / self.per_copy.as_micros().max(1);
-        let wanted = u32::try_from(fitting).unwrap_or(SLICE_MAX).clamp(1, SLICE_MAX);
+        let direct = self.relay.direct.clone();
+        let least = if direct.is_some() { direct::SLICE_MIN } else { 1 };
+        let wanted = u32::try_from(fitting).unwrap_or(SLICE_MAX).clamp(least, SLICE_MAX);
         tokio::spawn(async move {
             let grant = shared.dispatch.take(worker, wanted).await?;
             let Some(provider) = grant.copies.first().map(|copy| copy.provider) else {
@@ -237,7 +256,10 @@ impl Connection {
             };
             let count = grant.copies.len() as u32;
             let term = shared.lease.term();
-            let handed = shared.ledger.hand_off(grant.copies).await.ok()?;
+            let mut handed = shared.ledger.hand_off(grant.copies).await.ok()?;
+            if let Some(direct) = direct {
+                direct.arrange(&mut handed).await;
+            }
             let way = Way { relay, provider, newsletter: grant.newsletter };
             shared.dispatch.refund(way, count - handed.len() as u32);
             Some(Some((way, term, handed)))
@@ -325,6 +347,7 @@ impl Connection {
         if let Some(session) = self.session.take() {
             self.shared.dispatch.disconnected(self.relay.index);
             session.quit().await;
+            self.left();
         }
     }
 
@@ -332,6 +355,7 @@ impl Connection {
     fn hang_up(&mut self) {
         if self.session.take().is_some() {
             self.shared.dispatch.disconnected(self.relay.index);
+            self.left();
         }
     }
 
@@ -365,11 +389,10 @@ impl Connection {
             return self.hand.through(&self.shared, self.worker);
         };
         let last = self.relay.is_last_message(session);
-        let next: Option<Envelope> = self
-            .hand
-            .front()
-            .filter(|_| on && !last)
-            .map(|next| self.shared.composer.envelope(next));
+        let (relay, to) = (&self.relay, self.to.as_ref());
+        let next = self.hand.front().filter(|_| on && !last);
+        let next = next.filter(|next| direct::goes_along(relay, to, next));
+        let next: Option<Envelope> = next.map(|next| self.shared.composer.envelope(next));
         let fresh = session.messages_sent() == 0;
         let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
         let journal = &self.shared.journal;
@@ -507,6 +530,9 @@ impl Connection {
     /// Tells breakers and concurrency how it went; what went well is told with the slice's end.
     fn signal(&mut self, handed: &Handed, transaction: &Transaction, decision: &Decision) {
         let verdict = &transaction.verdict;
+        if self.relay.direct.is_some() {
+            self.tell_destination(transaction, decision);
+        }
         let class = decision.class.as_ref();
         let action = class.and_then(|class| class.action);
         let wrong = match policy::signal(verdict, decision) {
@@ -524,13 +550,16 @@ impl Connection {
             let at = (action.threshold, action.within);
             self.shared.rule_halts.note(to, class.rule, at, &cause, Timestamp::now());
         }
-        let report = Report {
+        let mut report = Report {
             fine: self.hand.take_fine(),
             wrong,
             closing: verdict.reply().is_some_and(Reply::is_closing),
             hit: class.and_then(policy::hit),
             cause,
         };
+        if self.relay.direct.is_some() {
+            direct::narrow(&mut report, handed.claimed.provider);
+        }
         self.shared.dispatch.report(self.worker, &report);
     }
 
@@ -572,6 +601,7 @@ impl Connection {
     /// Queues again what was handed off and not sent.
     async fn give_back_all(&mut self) {
         self.shared.dispatch.stop_waiting(self.worker);
+        self.not_tried();
         if let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
             && let Ok(Some(Some(slice))) = coming.await
         {

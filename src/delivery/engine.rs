@@ -18,6 +18,7 @@ use super::{
     connection::{Connection, Shared},
     dispatch::{Dispatch, RelayTerms},
     feeder::Feeder,
+    grouping::Grouping,
     journal::{self, Journal},
     lease::Lease,
     ledger::{self, Writer},
@@ -33,6 +34,7 @@ use super::{
 use crate::{
     config::{self, Config},
     db::{self, Db},
+    dns::Resolver,
     id::NodeId,
     issue::render::Renderer,
     link::Links,
@@ -176,8 +178,16 @@ impl Engine {
         let shedding = Arc::new(Shedding::default());
         shedding.look_around(&config.shedding, &config.data_folder).await;
         let background = TaskTracker::new();
+        let grouping = if config.dns.group_by_mx {
+            let resolver = Resolver::new(&config.dns).map_err(StartError::Configuration)?;
+            let providers = Arc::clone(&providers);
+            Some(Arc::new(Grouping::new(db.clone(), resolver, providers, Arc::clone(&bell))))
+        } else {
+            None
+        };
         let conductor = Conductor {
             db: db.clone(),
+            grouping,
             config: Arc::clone(&config),
             providers: Arc::clone(&providers),
             dispatch: Arc::clone(&dispatch),
@@ -220,6 +230,13 @@ impl Engine {
             shedding: Arc::clone(&shedding),
         };
         background.spawn(publisher.run(stop.clone()));
+        for relay in &relays {
+            let Some(direct) = relay.direct.clone() else { continue };
+            direct.keep_policies_in(&db);
+            let (index, dispatch) = (relay.index, Arc::clone(&dispatch));
+            let (idle, stop) = (config.smtp.idle, stop.clone());
+            background.spawn(async move { direct.run(index, &dispatch, idle, stop).await });
+        }
         let timer = Arc::clone(&dispatch);
         let until = stop.clone();
         background.spawn(async move {

@@ -129,6 +129,36 @@ pub fn untried(now: Timestamp) -> Decision {
     }
 }
 
+/// A copy that goes no further now, for a reason that is not its own (a limit, a breaker): queued until
+/// `due_at`, without a count.
+pub fn put_off(due_at: Timestamp, why: String) -> Decision {
+    Decision { reason: Some(why), ..untried(due_at) }
+}
+
+/// A copy whose reader's domain cannot be reached now: tried again as after any try.
+pub fn unreachable(
+    attempts: i64,
+    schedule: &Schedule,
+    now: Timestamp,
+    jitter: f64,
+    why: String,
+    class: Classification,
+) -> Decision {
+    again(attempts, schedule, None, now, jitter, why, Some(class))
+}
+
+/// A copy whose reader's domain takes no mail.
+pub fn undeliverable(why: String, class: Classification) -> Decision {
+    Decision {
+        state: CopyState::Rejected,
+        due_at: None,
+        counts: true,
+        reason: Some(why),
+        class: Some(class),
+        event: Some(EventKind::Rejected),
+    }
+}
+
 fn refused(
     phase: Phase,
     reply: &Reply,

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 use super::{
     health::Health,
+    mx::Direct,
     session_length::SessionLength,
     token_command::{TokenCommand, TokenError},
 };
 use crate::{
-    config::{self, Config, RelayAuth, RelayTls},
+    config::{self, Config, RelayAuth, RelayKind, RelayTls},
     smtp::{
         client::{
             Credentials, Deadlines, Endpoint, Mechanism, Phase, Session, SessionError,
@@ -29,6 +30,8 @@ pub struct Relay {
     pub index: usize,
     /// What operators call it.
     pub name: String,
+    /// Where it is, for lists.
+    pub address: String,
     /// Where it is and how it is spoken to.
     pub endpoint: Endpoint,
     /// After how many copies a connection is made anew.
@@ -39,6 +42,8 @@ pub struct Relay {
     pub health: Health,
     /// How many messages its sessions carry before it ends them.
     pub session_length: SessionLength,
+    /// How it brings mail to the servers of domains, if it does.
+    pub direct: Option<Arc<Direct>>,
     tokens: Option<TokenCommand>,
 }
 
@@ -51,6 +56,9 @@ pub enum ConnectError {
     /// There is no token to log in with.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// Direct delivery goes to nobody.
+    #[error("{0}")]
+    Direct(String),
 }
 
 impl ConnectError {
@@ -75,10 +83,17 @@ impl Relay {
     /// sentence.
     pub fn new(index: usize, settings: &config::Relay, config: &Config) -> Result<Self, String> {
         let tokens = settings.token_command.clone();
+        let endpoint = endpoint(settings, config)?;
+        let direct = match settings.kind {
+            RelayKind::Smarthost => None,
+            RelayKind::Mx => Some(Arc::new(Direct::new(settings, endpoint.clone(), config)?)),
+        };
         Ok(Self {
             index,
             name: settings.name.clone(),
-            endpoint: endpoint(settings, config)?,
+            address: settings.address(),
+            endpoint,
+            direct,
             messages_per_connection: u64::from(settings.messages_per_connection),
             connection_age: settings.connection_age,
             health: Health::default(),
@@ -122,6 +137,14 @@ impl Relay {
         }
     }
 
+    /// A session for a copy to `address`: with the relay, or with a mail server of the address's domain.
+    pub async fn connect_for(&self, address: &str) -> Result<Session, ConnectError> {
+        match &self.direct {
+            None => self.connect().await,
+            Some(direct) => direct.connect_for(address).await.map_err(ConnectError::Direct),
+        }
+    }
+
     /// Whether a session has carried or seen enough.
     pub fn is_worn(&self, session: &Session) -> bool {
         let most = self.messages_per_connection.min(self.session_length.known(Instant::now()));
@@ -137,7 +160,9 @@ impl Relay {
 
 fn endpoint(relay: &config::Relay, config: &Config) -> Result<Endpoint, String> {
     let mode = match relay.tls {
-        RelayTls::None => TlsMode::None,
+        // Whoever brings mail to a domain's own servers decides for each of them.
+        _ if relay.kind == RelayKind::Mx => TlsMode::None,
+        RelayTls::None | RelayTls::Opportunistic => TlsMode::None,
         RelayTls::Starttls => TlsMode::StartTls,
         RelayTls::Implicit => TlsMode::Implicit,
     };
@@ -172,7 +197,8 @@ fn endpoint(relay: &config::Relay, config: &Config) -> Result<Endpoint, String> 
         dot: smtp.dot,
         ..Deadlines::default()
     };
-    let mut endpoint = Endpoint::new(&relay.host, relay.port, &config.mail.helo_name);
+    let helo_name = relay.helo_name.as_ref().unwrap_or(&config.mail.helo_name);
+    let mut endpoint = Endpoint::new(&relay.host, relay.port, helo_name);
     endpoint.encryption = encryption;
     endpoint.credentials = credentials;
     // The configuration refuses a clear-text login to anywhere but this machine.

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::{
     breaker::{Change, State},
     dispatch::{Dispatch, Names, Notice, Standing},
+    mx::DirectState,
     relay::Relay,
     shedding::{Level, Shedding},
 };
@@ -83,6 +84,9 @@ pub struct RelayState {
     pub connections: u32,
     /// Its breaker, and those of the providers there that are not free.
     pub breakers: Vec<BreakerState>,
+    /// The destinations that it brings mail to, if it is of kind `mx`.
+    #[serde(default)]
+    pub direct: Option<DirectState>,
 }
 
 /// One breaker at one moment.
@@ -226,7 +230,7 @@ impl Publisher {
             relays: relays
                 .map(|((relay, standing), by)| RelayState {
                     name: relay.name.clone(),
-                    address: format!("{}:{}", relay.endpoint.host, relay.endpoint.port),
+                    address: relay.address.clone(),
                     suspended: standing.suspended,
                     good: relay.health.is_good(),
                     last_failure: relay
@@ -237,6 +241,7 @@ impl Publisher {
                     in_use: standing.in_use,
                     connections: standing.connections,
                     breakers: breakers(&standing, &names),
+                    direct: relay.direct.as_ref().map(|direct| direct.state()),
                 })
                 .collect(),
         }

@@ -120,6 +120,10 @@ impl View {
             suspended: standing.as_ref().is_some_and(|standing| standing.suspended),
             in_use: standing.as_ref().map_or(0, |standing| i64::from(standing.in_use)),
             connections: standing.as_ref().map_or(0, |standing| i64::from(standing.connections)),
+            direct: relay.direct.as_ref().map(|direct| {
+                let state = direct.state();
+                [state.destinations as i64, state.in_trouble as i64, i64::from(state.sessions)]
+            }),
         }
     }
 

@@ -1,8 +1,8 @@
 //! TLS towards SMTP servers: which mode an endpoint asks for, and whom we trust.
 //!
 //! Certificates are checked against the platform's roots and, if given, one more file of roots.
-//! There is no opportunistic mode: what was asked for is what happens, or the connection fails
-//! (RFC 8314 for implicit TLS, RFC 3207 for STARTTLS). Files are read when a [`TlsClient`] is
+//! Towards relays there is no opportunistic mode: what was asked for is what happens, or the connection
+//! fails (RFC 8314 for implicit TLS, RFC 3207 for STARTTLS). Files are read when a [`TlsClient`] is
 //! built, at start-up, never on the way of a message.
 
 use std::fmt;
@@ -145,6 +145,9 @@ pub enum Encryption {
     StartTls(TlsClient),
     /// TLS from the first byte.
     Implicit(TlsClient),
+    /// STARTTLS where the server offers it (RFC 7435), else clear text. Only for mail to a domain's own
+    /// servers, which nobody vouches for anyway.
+    Opportunistic(TlsClient),
 }
 
 impl Encryption {

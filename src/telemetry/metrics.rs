@@ -113,6 +113,9 @@ pub struct RelaySample {
     pub in_use: i64,
     /// How many may have.
     pub connections: i64,
+    /// For kind `mx`: how many destinations are known, how many of them are in trouble, and how many
+    /// sessions there are.
+    pub direct: Option<[i64; 3]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -182,6 +185,9 @@ struct Gauges {
     shedding: Gauge,
     relay_in_use: Family<RelayLabel, Gauge>,
     relay_connections: Family<RelayLabel, Gauge>,
+    destinations: Family<RelayLabel, Gauge>,
+    destinations_troubled: Family<RelayLabel, Gauge>,
+    direct_sessions: Family<RelayLabel, Gauge>,
     providers_limited: Family<ProviderByLabel, Gauge>,
     breakers: Family<BreakerLabel, Gauge>,
 }
@@ -335,6 +341,13 @@ impl Gauges {
         registry.register("relay_connections_in_use", in_use, self.relay_in_use.clone());
         let connections = "How many connections to a relay may work now";
         registry.register("relay_connections_allowed", connections, self.relay_connections.clone());
+        let known = "How many destinations a relay of kind mx knows";
+        registry.register("relay_destinations", known, self.destinations.clone());
+        let troubled = "How many of them get no mail now, or less than they could";
+        let gauge = self.destinations_troubled.clone();
+        registry.register("relay_destinations_in_trouble", troubled, gauge);
+        let sessions = "How many sessions it has with them, in use or waiting for a copy";
+        registry.register("relay_sessions", sessions, self.direct_sessions.clone());
         let limited = "What holds mail to a provider back now; only while copies for it wait";
         registry.register("provider_limited", limited, self.providers_limited.clone());
         let breakers = "The state of a breaker (1): of a relay, or of a provider there";
@@ -362,6 +375,10 @@ impl Gauges {
             self.relay_suspended.get_or_create(&label).set(i64::from(relay.suspended));
             self.relay_in_use.get_or_create(&label).set(relay.in_use);
             self.relay_connections.get_or_create(&label).set(relay.connections);
+            let gauges = [&self.destinations, &self.destinations_troubled, &self.direct_sessions];
+            for (gauge, value) in gauges.into_iter().zip(relay.direct.into_iter().flatten()) {
+                gauge.get_or_create(&label).set(value);
+            }
         }
         self.providers_limited.clear();
         for (provider, by) in &sample.providers_limited_by {
@@ -411,6 +428,7 @@ mod tests {
                 suspended: false,
                 in_use: 3,
                 connections: 8,
+                direct: Some([40, 2, 7]),
             }],
             providers_limited_by: vec![("google".into(), "breaker")],
             breakers: vec![BreakerSample {
@@ -437,6 +455,7 @@ mod tests {
             "postrider_provider_limited{provider=\"google\",by=\"breaker\"} 1",
             "postrider_breaker_state{relay=\"main\",provider=\"google\",state=\"open\"} 1",
             "postrider_breaker_state{relay=\"main\",provider=\"google\",state=\"closed\"} 0",
+            "postrider_relay_destinations_in_trouble{relay=\"main \\\"1\\\"\"} 2",
             "postrider_relay_up{relay=\"main \\\"1\\\"\"} 1",
             "# EOF",
         ] {

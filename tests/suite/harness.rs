@@ -5,7 +5,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -119,7 +119,7 @@ impl Scene {
                 config,
                 "[[relay]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
                  connections = {CONNECTIONS}\n",
-                sink.port
+                sink.listen.port()
             );
         }
         fs::write(house.path("config.toml"), config).unwrap();
@@ -130,7 +130,7 @@ impl Scene {
     }
 
     /// Lets the database itself write down what was true at the moment of every handoff.
-    async fn watch_handoffs(&self) {
+    pub(crate) async fn watch_handoffs(&self) {
         let context = self.house.context().await;
         for statement in [
             "CREATE TABLE witness (seq INTEGER PRIMARY KEY, issue_id, subscriber_id, attempt, \
@@ -414,7 +414,7 @@ impl Drop for Daemon {
 pub(crate) struct Sink {
     folder: TempDir,
     child: Mutex<Option<Child>>,
-    port: u16,
+    listen: SocketAddr,
     args: Vec<String>,
 }
 
@@ -426,11 +426,15 @@ impl Sink {
 
     /// A sink that misbehaves as the fault profile says, with more on its command line.
     pub(crate) async fn with(faults: &str, args: &[&str]) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], free_port())), faults, args).await
+    }
+
+    /// The same, at this address.
+    pub(crate) async fn at(listen: SocketAddr, faults: &str, args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("faults.toml"), faults).unwrap();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let port = free_port();
-        let mut sink = Self { folder, child: Mutex::default(), port, args };
+        let mut sink = Self { folder, child: Mutex::default(), listen, args };
         sink.start().await;
         sink
     }
@@ -448,7 +452,7 @@ impl Sink {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
             .args(["sink", "--no-http", "--no-magic", "--hold", "1"])
             .arg("--listen")
-            .arg(format!("127.0.0.1:{}", self.port))
+            .arg(self.listen.to_string())
             .arg("--journal")
             .arg(path("journal"))
             .arg("--mailbox")

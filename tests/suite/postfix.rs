@@ -1,7 +1,7 @@
 //! The daemon with a real relay: Postfix takes the issue over STARTTLS and a login, delivers it to
 //! maildirs, and returns what it cannot deliver. It is a Postfix of the test's own, see `instance`.
 
-mod instance;
+pub(crate) mod instance;
 mod reader;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};

@@ -73,23 +73,35 @@ pub(super) async fn run(context: &Context, args: Test) -> anyhow::Result<()> {
     let relay = relays(&context.config).swap_remove(0);
     let way = Relay::new(0, &relay, &context.config)
         .map_err(|problem| anyhow::anyhow!("relay `{}`: {problem}", relay.name))?;
-    let mut session = way.connect().await.with_context(|| {
+    let problem = || {
         let hint = if context.config.relay.is_empty() {
             "; the built-in mailbox runs with `postrider serve`"
         } else {
             ""
         };
-        format!("no connection to relay `{}` ({}:{}){hint}", relay.name, relay.host, relay.port)
-    })?;
+        format!("no connection to relay `{}` ({}){hint}", relay.name, relay.address())
+    };
+    // Each domain has servers of its own where mail goes there directly.
+    let mut session: Option<Session> = None;
     let mut tried = Vec::new();
     for (nth, to) in args.to.iter().enumerate() {
+        if way.direct.is_some()
+            && let Some(session) = session.take()
+        {
+            session.quit().await;
+        }
+        let session = match &mut session {
+            Some(session) => session,
+            None => session.insert(way.connect_for(to.as_str()).await.with_context(problem)?),
+        };
         let (accepted, answer) =
-            try_one(&mut session, &composer, &prepared, (to, args.name.clone()), (now, nth))
-                .await?;
+            try_one(session, &composer, &prepared, (to, args.name.clone()), (now, nth)).await?;
         let address = to.as_str().to_owned();
         tried.push(Tried { address, accepted, relay: relay.name.clone(), answer });
     }
-    session.quit().await;
+    if let Some(session) = session {
+        session.quit().await;
+    }
     tell(&tried, args.format)
 }
 

@@ -34,6 +34,11 @@ impl Conductor {
             return self.hold_missed(issue, sends_at, now).await;
         }
         let newsletter = issue.newsletter_id;
+        if let Some(grouping) = &self.grouping
+            && !grouping.is_done(issue.id, newsletter)
+        {
+            return Ok(());
+        }
         let plan = plan::compute(&self.db, newsletter, &self.config, &self.providers, now).await?;
         let audience = plan::queue_copies(&self.db, issue.id, newsletter, &plan, now).await?;
         let tally = tallies::load(&self.db, issue.id).await?;

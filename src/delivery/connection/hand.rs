@@ -106,6 +106,13 @@ impl Hand {
         self.retire(shared, worker);
     }
 
+    /// The copy that was taken out does not go now: what it took of the limits is given back.
+    pub(super) fn refund(&self, shared: &Shared) {
+        if let Some(slice) = self.slices.front() {
+            shared.dispatch.refund(slice.way, 1);
+        }
+    }
+
     /// Nothing is in hand any more, whatever was.
     pub(super) fn end(&mut self, shared: &Shared, worker: usize) {
         for slice in &mut self.slices {

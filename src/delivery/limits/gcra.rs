@@ -52,6 +52,11 @@ impl Gcra {
         self.tat_us = self.tat_us.min(full);
     }
 
+    /// The time between two copies at the full rate.
+    pub fn interval(&self) -> Duration {
+        Duration::from_micros(self.interval_us as u64)
+    }
+
     /// How many copies may go now.
     pub fn available(&self, now: Timestamp) -> u32 {
         let now_us = now.microseconds() as f64;

@@ -77,7 +77,12 @@ pub(super) async fn establish(
     }
     at(Phase::Greeting, greeting(&mut wire, within).await)?;
     let mut offered = at(Phase::Ehlo, hello(&mut wire, endpoint).await)?;
-    if let Encryption::StartTls(client) = &endpoint.encryption {
+    let start_tls_with = match &endpoint.encryption {
+        Encryption::StartTls(client) => Some(client),
+        Encryption::Opportunistic(client) => Some(client).filter(|_| offered.starttls),
+        Encryption::None | Encryption::Implicit(_) => None,
+    };
+    if let Some(client) = start_tls_with {
         at(Phase::StartTls, start_tls(&mut wire, &offered, within).await)?;
         wire = at(Phase::Tls, handshake(within, wire.encrypt(client)).await)?;
         // What was offered in clear text counts for nothing (RFC 3207, section 4.2).
@@ -115,8 +120,9 @@ async fn greeting(wire: &mut Wire, within: Duration) -> Step<()> {
 async fn hello(wire: &mut Wire, endpoint: &Endpoint) -> Step<Capabilities> {
     let within = endpoint.deadlines.greeting;
     let reply = ask(wire, &format!("EHLO {}\r\n", endpoint.helo_name), within).await?;
-    let helo_will_do =
-        matches!(endpoint.encryption, Encryption::None) && endpoint.credentials.is_none();
+    let encryption = &endpoint.encryption;
+    let helo_will_do = matches!(encryption, Encryption::None | Encryption::Opportunistic(_))
+        && endpoint.credentials.is_none();
     let knows_no_ehlo = reply.is_permanent() && !reply.contradictory;
     let capabilities = if knows_no_ehlo && helo_will_do {
         let reply = ask(wire, &format!("HELO {}\r\n", endpoint.helo_name), within).await?;

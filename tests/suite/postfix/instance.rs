@@ -165,7 +165,7 @@ impl Drop for Postfix {
 }
 
 /// A root certificate as PEM, and what issues in its name.
-pub(super) fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
+pub(crate) fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
     let mut root = CertificateParams::new(vec![]).unwrap();
     root.distinguished_name.push(DnType::CommonName, name);
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
