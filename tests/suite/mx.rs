@@ -197,7 +197,10 @@ async fn domains_that_take_no_mail_are_refused_and_those_that_fail_are_tried_aga
     until("the failing ones were tried", async || {
         let fates = fates(&scene).await;
         let tried = |domain: &&str| {
-            fates.iter().filter(|fate| fate.domain == **domain && fate.attempts > 0).count() == EACH
+            // To a host that nobody finds one copy goes at a time; DNS is asked for each.
+            let least = if **domain == *"hostless.example" { 1 } else { EACH };
+            let tried = |fate: &&Fate| fate.domain == **domain && fate.attempts > 0;
+            fates.iter().filter(tried).count() >= least
         };
         let mut decided = fates.iter().filter(|fate| !later.contains(&fate.domain.as_str()));
         (later.iter().all(tried) && decided.all(|fate| fate.state.is_final())).then_some(())

@@ -169,8 +169,8 @@ async fn three_real_mail_servers_take_an_issue_and_see_who_brings_it() {
     let scene = scene(&dns, 25, &keys, &options).await;
     let mut rows = String::from("address,name\n");
     for domain in domains {
-        for user in PEOPLE.iter().chain(&["gone"]) {
-            rows += &format!("{user}@{domain},{user}\n");
+        for user in PEOPLE.into_iter().chain(["gone"]) {
+            rows.extend([user, "@", domain, ",", user, "\n"]);
         }
     }
     scene.import_rows(&rows);
