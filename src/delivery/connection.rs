@@ -431,7 +431,10 @@ impl Connection {
         let usable = transaction.session == SessionState::Usable;
         if !fresh && transaction.verdict.is_session_end() {
             let carried = self.session.as_ref().map_or(0, Session::messages_sent);
-            self.relay.session_length.was_ended(carried, Instant::now());
+            // What one destination does is no habit of the others.
+            if self.relay.direct.is_none() {
+                self.relay.session_length.was_ended(carried, Instant::now());
+            }
         }
         self.conclude(&handed, &transaction, fresh, took).await;
         self.hand.through(&self.shared, self.worker);
