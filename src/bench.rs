@@ -5,6 +5,7 @@
 //! SQLite with `synchronous=FULL`, every copy personal; theirs send identical copies of one size and
 //! keep no record. Runs on loopback only.
 
+mod bounces;
 mod engine;
 mod peers;
 mod profile;
@@ -14,6 +15,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use serde::Serialize;
 
+pub use bounces::Reading;
 pub use engine::{Audience, Sent, Signature};
 pub use profile::Profile;
 
@@ -42,6 +44,9 @@ pub struct BenchArgs {
     /// Recipients of the memory run.
     #[arg(long, default_value_t = 1_000_000)]
     recipients: u64,
+    /// A folder of returned mails, a file each, for `--what bounces`.
+    #[arg(long, value_name = "FOLDER", required_if_eq("what", "bounces"))]
+    mails: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -71,6 +76,9 @@ pub enum What {
     Memory,
     /// The same without sending.
     Queue,
+    /// Reading returned mail (`--mails`): against flufl.bounce and Sisimai, where `python3` and `perl`
+    /// have them.
+    Bounces,
 }
 
 /// A comparison's figures.
@@ -124,6 +132,8 @@ pub struct Findings {
     pub comparisons: Vec<Comparison>,
     /// The send to a large audience.
     pub large: Option<Large>,
+    /// Returned mail.
+    pub readings: Vec<Reading>,
 }
 
 const LATENCY: Duration = Duration::from_millis(20);
@@ -143,6 +153,12 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
             findings.large = Some(large);
             continue;
         }
+        if let (What::Bounces, Some(mails)) = (what, args.mails.clone()) {
+            let runs = args.runs;
+            let read = tokio::task::spawn_blocking(move || bounces::compare(&mails, runs));
+            findings.readings = read.await??;
+            continue;
+        }
         for &connections in &args.connections {
             match compare(&args, folder.path(), *what, connections).await? {
                 Some(comparison) => {
@@ -158,6 +174,9 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     } else {
         for comparison in &findings.comparisons {
             println!("{}", comparison.describe());
+        }
+        for reading in &findings.readings {
+            println!("{}", reading.describe());
         }
         if let Some(large) = &findings.large {
             println!("{}", large.describe());
@@ -183,7 +202,7 @@ async fn compare(
         What::Lettre => ("into our sink, against lettre's pooled transport", 20.0),
         What::Signed => ("signed with Ed25519, against smtp-source", 0.7),
         What::Rsa => ("signed with RSA-2048, against bare signatures", 0.85),
-        What::Memory | What::Queue => return Ok(None),
+        What::Memory | What::Queue | What::Bounces => return Ok(None),
     };
     // A slow peer sends less: what counts is its rate.
     let slow = matches!(what, What::Latency | What::Rsa);

@@ -23,7 +23,7 @@ pub(in crate::bounce) mod tests;
 
 pub(super) use attribution::is_genuine;
 pub use attribution::named_by;
-pub use inbound::{Forgotten, forget_old};
+pub use inbound::{Forgotten, Received, forget_old, list, show};
 pub use own::own_refusal;
 pub use returned::{Applied, ApplyError, ReturnedMail, Source, returned_mail};
 

@@ -345,18 +345,19 @@ fn one_line(text: &str) -> String {
     out
 }
 
-/// Joins words with a space, as many as there is room for.
+/// Joins words with a space, as many as there is room for; the last one may be cut.
 fn join<'a>(words: impl Iterator<Item = &'a str>, out: &mut String) {
     for word in words.filter(|word| !word.is_empty()) {
-        if !out.is_empty() {
-            out.push(' ');
+        let space = if out.is_empty() { "" } else { " " };
+        let room = DIAGNOSTIC_MAX.saturating_sub(out.len() + space.len());
+        let fits = &word[..word.floor_char_boundary(room)];
+        if !fits.is_empty() {
+            out.push_str(space);
+            out.push_str(fits);
         }
-        if out.len() + word.len() > DIAGNOSTIC_MAX {
-            let room = DIAGNOSTIC_MAX.saturating_sub(out.len());
-            out.push_str(&word[..word.floor_char_boundary(room)]);
+        if fits.len() < word.len() {
             return;
         }
-        out.push_str(word);
     }
 }
 

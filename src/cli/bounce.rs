@@ -1,9 +1,11 @@
 //! `postrider bounce ingest`: returned mail from standard input, as a mail server's pipe delivers
 //! it. Ends with the exit codes that such pipes understand (`sysexits.h`): 65 when the mail itself is
 //! at fault, 75 when it should come again later. Whatever happens, nothing is mailed back.
-//! `postrider bounce explain` (in `explain`) says how a mail is read and does nothing.
+//! `postrider bounce explain` (in `explain`) says how a mail is read and does nothing; `list` and
+//! `show` (in `received`) say what came in and what was made of it.
 
 mod explain;
+mod received;
 
 use std::path::Path;
 
@@ -28,6 +30,10 @@ pub(super) enum BounceCommand {
     Ingest(IngestArgs),
     /// Say how mails are read, and why so; does nothing, and needs no configuration
     Explain(explain::ExplainArgs),
+    /// List the mails that came in, the latest first, and what they did
+    List(received::ListArgs),
+    /// Show one of them: what was made of it, how it is read today, and its bytes as far as kept
+    Show(received::ShowArgs),
 }
 
 /// What `bounce ingest` takes.
@@ -57,6 +63,8 @@ pub(super) async fn run(config: Option<&Path>, command: BounceCommand) -> anyhow
     let args = match command {
         BounceCommand::Ingest(args) => args,
         BounceCommand::Explain(args) => return explain::run(config, &args),
+        BounceCommand::List(args) => return received::list(config, &args).await,
+        BounceCommand::Show(args) => return received::show(config, &args).await,
     };
     take_in(config, &args).await.map_err(|error| {
         // Anything but the mail itself (a configuration, a full disk) can be mended, and the mail

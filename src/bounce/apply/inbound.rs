@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::{
     bounce::{apply::Outcome, report::Kind},
-    db::{self, Db, Tx},
+    db::{self, Db, Tx, record::record},
     id::{IssueId, SubscriberId},
     timestamp::Timestamp,
 };
@@ -77,6 +79,60 @@ const fn kind_word(kind: Kind) -> &'static str {
         Kind::Unsubscribe => "unsubscribe",
         Kind::NotAReport => "not_a_report",
     }
+}
+
+record! {
+    /// A mail that came in, as a list shows it.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct Received {
+        /// Its row.
+        pub id: i64,
+        /// When.
+        pub received_at: Timestamp,
+        /// Where it came in.
+        pub source: String,
+        /// The envelope sender; empty for the null sender.
+        pub mail_from: String,
+        /// The address it came to.
+        pub rcpt_to: String,
+        /// What it was taken for.
+        pub kind: String,
+        /// What it did ([`Outcome`]).
+        pub effect: String,
+        /// The issue it is about.
+        pub issue_id: Option<IssueId>,
+        /// The reader it is about.
+        pub subscriber_id: Option<SubscriberId>,
+        /// Octets kept of it: less than it had where a reader's mails were many, none where they
+        /// were too many or the reader was erased.
+        pub octets: i64,
+    }
+}
+
+pub(super) const LIST: &str = "SELECT id, received_at, source, mail_from, rcpt_to, kind, effect, \
+     issue_id, subscriber_id, length(raw) AS octets FROM inbound_mail WHERE id < $1 \
+     AND ($2 = '' OR kind = $2) AND ($3 = '' OR effect = $3) ORDER BY id DESC LIMIT $4";
+
+/// The mails that came in last, the latest first: those of one kind and effect only, unless these
+/// are empty.
+pub async fn list(db: &Db, kind: &str, effect: &str, limit: u32) -> db::Result<Vec<Received>> {
+    db.query(LIST)
+        .bind(i64::MAX)
+        .bind(kind.to_owned())
+        .bind(effect.to_owned())
+        .bind(i64::from(limit))
+        .all()
+        .await
+}
+
+/// One mail that came in, and what is kept of its bytes.
+pub async fn show(db: &Db, id: i64) -> db::Result<Option<(Received, Vec<u8>)>> {
+    let found = "SELECT id, received_at, source, mail_from, rcpt_to, kind, effect, issue_id, \
+                 subscriber_id, length(raw) AS octets FROM inbound_mail WHERE id = $1";
+    let Some(received) = db.query(found).bind(id).optional().await? else { return Ok(None) };
+    let raw = "SELECT raw FROM inbound_mail WHERE id = $1";
+    let raw: Option<Vec<u8>> = db.query(raw).bind(id).optional_scalar().await?;
+    Ok(raw.map(|raw| (received, raw)))
 }
 
 /// What one round of forgetting did.

@@ -143,7 +143,7 @@ fn print(
 }
 
 /// The explanation for people, a line a fact.
-fn in_words(explanation: &Explanation) -> Vec<String> {
+pub(super) fn in_words(explanation: &Explanation) -> Vec<String> {
     let basis = explanation.decided_by.split("; rule ").next().unwrap_or_default();
     let mut lines = vec![format!("kind:      {}, by {basis}", explanation.kind)];
     for (name, value) in [

@@ -46,6 +46,13 @@ async fn the_same_report_again_counts_once() {
     }
     assert_eq!(house.count("SELECT COUNT(*) FROM soft_bounce").await, 1);
     assert_eq!(house.count("SELECT COUNT(*) FROM inbound_mail").await, 16);
+    let repeated = list(&house.db, "", "repeated", 50).await.unwrap();
+    assert_eq!(repeated.len(), 12);
+    assert!(repeated.is_sorted_by(|a, b| a.id > b.id), "the latest first");
+    let [counted] = &list(&house.db, "failed", "counted", 50).await.unwrap()[..] else { panic!() };
+    let (shown, raw) = show(&house.db, counted.id).await.unwrap().unwrap();
+    assert_eq!((&shown, raw.len() as i64), (counted, counted.octets));
+    assert_eq!(show(&house.db, 999).await.unwrap(), None);
 }
 
 #[tokio::test]
