@@ -23,6 +23,7 @@ mod kills;
 mod matrix;
 mod model;
 mod mx;
+mod own_tables;
 mod postfix;
 mod races;
 mod rate;

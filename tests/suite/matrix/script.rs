@@ -297,16 +297,12 @@ fn idle(fault: Fault) -> Result<Script, &'static str> {
     Ok(script)
 }
 
-/// The ways to lose the truth about a message, or nearly, each by its name. Times are a thousandth
-/// of the real ones: a dot's reply may take 600 s, here 600 ms.
+/// The ways to lose the truth about a message, or nearly, each by its name. Times are a hundredth of
+/// the real ones: a dot's reply may take 600 s, here 6 s.
 pub(super) fn dot_cases() -> Vec<(&'static str, Script)> {
     let taken = || Rule { accepted: Some(true), ..place(At::Dot) };
-    let case = |rule: Rule, expect, fate| Script {
-        expect,
-        fate,
-        short: Some(("dot", "600ms")),
-        ..base(At::Dot, rule)
-    };
+    let case = |rule: Rule, expect, fate| Script { expect, fate, ..base(At::Dot, rule) };
+    let short = Some(("dot", "6s"));
     let close = |cut| Rule { cut: Some(cut), then: Then::Close, ..taken() };
     let late = |ms| Rule { delay: Duration::from_millis(ms), ..taken() };
     let (uncertain, accepted) = (Expect::Uncertain, Expect::Accepted);
@@ -319,8 +315,8 @@ pub(super) fn dot_cases() -> Vec<(&'static str, Script)> {
         ),
         ("250, then reset", case(Rule { then: Then::Reset, ..taken() }, accepted, Fate::Closed)),
         ("250, then closed", case(Rule { then: Then::Close, ..taken() }, accepted, Fate::Closed)),
-        ("the reply after 59 s", Script { short: None, ..case(late(59), accepted, Fate::Kept) }),
-        ("the reply after 601 s", case(late(900), uncertain, Fate::Closed)),
+        ("the reply after 59 s", Script { short, ..case(late(590), accepted, Fate::Kept) }),
+        ("the reply after 601 s", Script { short, ..case(late(6_010), uncertain, Fate::Closed) }),
         (
             "closed after the body, not taken",
             case(
