@@ -190,8 +190,10 @@ async fn load(context: &Context, issue: IssueId, sinks: &[&Sink]) -> BTreeMap<i6
         .unwrap();
     for (subscriber, kind, attempt, unreached) in events {
         let copy = copies.get_mut(&subscriber).expect("events are about copies");
-        copy.unreached += usize::from(unreached);
-        copy.outcomes.push((EventKind::try_from(kind).unwrap(), attempt));
+        let kind = EventKind::try_from(kind).unwrap();
+        // What is uncertain may be anywhere, whoever says so.
+        copy.unreached += usize::from(unreached && kind != EventKind::Uncertain);
+        copy.outcomes.push((kind, attempt));
     }
     let resends: Vec<(i64,)> = db
         .query(
