@@ -307,7 +307,18 @@ impl Connection {
             }
             self.close().await;
         }
-        match self.relay.connect().await {
+        let relay = Arc::clone(&self.relay);
+        let connect = relay.connect();
+        tokio::pin!(connect);
+        let connected = match timeout(SLOW_COPY, &mut connect).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                // Whoever is quicker may have the rest.
+                self.give_back_rest(1).await;
+                connect.await
+            }
+        };
+        match connected {
             Ok(session) => {
                 self.relay.health.reached();
                 self.shared.dispatch.connected(self.relay.index);
@@ -414,10 +425,10 @@ impl Connection {
             match timeout(SLOW_COPY, &mut transact).await {
                 Ok(transaction) => transaction,
                 Err(_) => {
-                    self.shared.dispatch.stop_waiting(self.worker);
                     // The envelope of the next one may be out.
                     let keep = usize::from(next.is_some());
-                    self.hand.give_back(&self.shared, self.worker, keep).await;
+                    let (hand, coming) = (&mut self.hand, &mut self.coming);
+                    give_back_rest(hand, coming, &self.shared, self.worker, keep).await;
                     transact.await
                 }
             }
@@ -601,20 +612,37 @@ impl Connection {
         self.hand.through(&self.shared, self.worker);
     }
 
+    /// Queues again all but the first `keep` copies, while something takes long.
+    async fn give_back_rest(&mut self, keep: usize) {
+        let (hand, coming) = (&mut self.hand, &mut self.coming);
+        give_back_rest(hand, coming, &self.shared, self.worker, keep).await;
+    }
+
     /// Queues again what was handed off and not sent.
     async fn give_back_all(&mut self) {
-        self.shared.dispatch.stop_waiting(self.worker);
         self.not_tried();
-        if let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
-            && let Ok(Some(Some(slice))) = coming.await
-        {
-            self.hand.add(&self.shared, self.worker, slice);
-        }
         self.opened = None;
         if self.session.as_ref().is_some_and(Session::holds_envelope) {
             self.hang_up();
         }
-        self.hand.give_back(&self.shared, self.worker, 0).await;
+        self.give_back_rest(0).await;
         self.hand.end(&self.shared, self.worker);
     }
+}
+
+/// Asks for no more, and queues again all but the first `keep` copies of what came already.
+async fn give_back_rest(
+    hand: &mut Hand,
+    coming: &mut Option<JoinHandle<Fetched>>,
+    shared: &Shared,
+    worker: usize,
+    keep: usize,
+) {
+    shared.dispatch.stop_waiting(worker);
+    if let Some(coming) = coming.take_if(|coming| coming.is_finished())
+        && let Ok(Some(Some(slice))) = coming.await
+    {
+        hand.add(shared, worker, slice);
+    }
+    hand.give_back(shared, worker, keep).await;
 }

@@ -27,10 +27,10 @@ async fn scene(main: &Sink, spare: &Sink, options: &str, more: &str) -> Scene {
 
 #[tokio::test]
 async fn scarce_work_is_divided_by_weight() {
-    const READERS: usize = 1000;
+    const READERS: usize = 600;
     let main = Sink::with("", &["--latency", "5ms"]).await;
     let spare = Sink::with("", &["--latency", "5ms"]).await;
-    let scarce = "[limits]\nper_second = 100.0\nburst = 10\n";
+    let scarce = "[limits]\nper_second = 50.0\nburst = 5\n";
     let scene = scene(&main, &spare, scarce, "weight = 3.0\n").await;
     scene.import(READERS);
     let daemon = Daemon::spawn(&scene).await;
@@ -53,8 +53,8 @@ async fn scarce_work_is_divided_by_weight() {
 #[tokio::test]
 async fn a_slow_relay_neither_attracts_nor_blocks_the_work_of_the_other() {
     const READERS: usize = 1600;
-    const LATENCY_S: f64 = 3.0;
-    let slow = Sink::with("", &["--latency", "3s"]).await;
+    const LATENCY_S: f64 = 6.0;
+    let slow = Sink::with("", &["--latency", "6s"]).await;
     let quick = Sink::with("", &["--latency", "5ms"]).await;
     // The slow one has all the weight there is.
     let scene = scene(&slow, &quick, "", "weight = 10.0\n").await;
