@@ -8,43 +8,35 @@
 
 mod direct;
 mod hand;
+mod patience;
+mod transmit;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
-use tracing::{debug, error, warn};
+use tokio::{task::JoinHandle, time::timeout};
+use tracing::{error, warn};
 
 use self::hand::Hand;
 use super::{
-    compose::{Composer, Prepared},
+    compose::Composer,
     dispatch::{Dispatch, Report, Wrong},
     journal::Journal,
     lease::{Lease, Term},
     ledger::Ledger,
     limits::Way,
     mx::Destination,
-    policy::{self, Decision, Schedule, Signal},
+    policy::{self, Decision},
     queue::{Handed, Settlement},
     relay::{ConnectError, Relay},
     rule_halts::RuleHalts,
 };
 use crate::{
-    bounce::classify::Deed,
-    db::state::{CopyState, EventKind},
     event::Event,
-    fail_point,
     id::{CopyId, NodeId},
     provider::ProviderId,
-    smtp::{
-        client::{
-            CloseReason, Envelope, Outgoing, Phase, Session, SessionState, Timings, Transaction,
-            Verdict, WireError,
-        },
-        reply::Reply,
+    smtp::client::{
+        CloseReason, Envelope, Session, SessionState, Timings, Transaction, Verdict, WireError,
     },
     timestamp::Timestamp,
 };
@@ -54,8 +46,6 @@ use crate::{
 const SLICE_MAX: u32 = 256;
 /// How much work a slice should be.
 const SLICE_TIME: Duration = Duration::from_millis(200);
-/// A copy that takes longer than this no longer keeps the others of its slice.
-const SLOW_COPY: Duration = Duration::from_secs(1);
 
 /// What all connections of all relays share.
 pub struct Shared {
@@ -308,17 +298,7 @@ impl Connection {
             self.close().await;
         }
         let relay = Arc::clone(&self.relay);
-        let connect = relay.connect();
-        tokio::pin!(connect);
-        let connected = match timeout(SLOW_COPY, &mut connect).await {
-            Ok(connected) => connected,
-            Err(_) => {
-                // Whoever is quicker may have the rest.
-                self.give_back_rest(1).await;
-                connect.await
-            }
-        };
-        match connected {
+        match self.patiently(relay.connect()).await {
             Ok(session) => {
                 self.relay.health.reached();
                 self.shared.dispatch.connected(self.relay.index);
@@ -370,279 +350,20 @@ impl Connection {
         }
     }
 
-    /// Sends the copy that is next in hand; with its body goes the envelope of the one after it, if
-    /// that is to go `on`.
-    async fn send_next(&mut self, on: bool) {
-        if on {
-            self.top_up().await;
-        }
-        let Some(term) = self.hand.term() else { return };
-        if !self.shared.lease.holds(term, Timestamp::now()) {
-            warn!("the lease ran out: what was handed off before is not sent, but queued again");
-            return self.give_back_all().await;
-        }
-        let Some(handed) = self.hand.pop() else { return };
-        self.current = Some(handed.clone());
-        let prepared = match self.shared.composer.prepare(&handed).await {
-            Ok(prepared) => prepared,
-            Err(error) => return self.unsendable(&handed, error.to_string()).await,
-        };
-        let envelope = match self.opened.take() {
-            Some((copy, envelope)) if copy == handed.claimed.copy => envelope,
-            _ => self.shared.composer.envelope(&handed),
-        };
-        if let Err(error) = self.compose(&handed, &prepared).await {
-            return self.unsendable(&handed, error).await;
-        }
-        let Some(session) = self.session.as_mut() else {
-            self.current = None;
-            self.shared.settle(&handed, policy::untried(Timestamp::now()), None).await;
-            return self.hand.through(&self.shared, self.worker);
-        };
-        let last = self.relay.is_last_message(session);
-        let (relay, to) = (&self.relay, self.to.as_ref());
-        let next = self.hand.front().filter(|_| on && !last);
-        let next = next.filter(|next| direct::goes_along(relay, to, next));
-        let next: Option<Envelope> = next.map(|next| self.shared.composer.envelope(next));
-        let fresh = session.messages_sent() == 0;
-        let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
-        let journal = &self.shared.journal;
-        let started = Instant::now();
-        let outgoing = Outgoing { envelope: &envelope, body: &self.body };
-        let lease = &self.shared.lease;
-        let before_dot = || {
-            fail_point::reach("dot.before");
-            if !lease.holds(term, Timestamp::now()) {
-                return Err(std::io::Error::other("the lease ran out"));
-            }
-            journal.dot(copy, attempt)?;
-            fail_point::reach("dot.journalled");
-            Ok(())
-        };
-        let transaction = {
-            let transact = session.transact(&outgoing, next.as_ref(), before_dot);
-            tokio::pin!(transact);
-            match timeout(SLOW_COPY, &mut transact).await {
-                Ok(transaction) => transaction,
-                Err(_) => {
-                    // The envelope of the next one may be out.
-                    let keep = usize::from(next.is_some());
-                    let (hand, coming) = (&mut self.hand, &mut self.coming);
-                    give_back_rest(hand, coming, &self.shared, self.worker, keep).await;
-                    transact.await
-                }
-            }
-        };
-        let took = started.elapsed();
-        fail_point::reach("reply.before");
-        self.per_copy = (self.per_copy * 7 + took) / 8;
-        self.opened = self.hand.front().map(|next| next.claimed.copy).zip(next);
-        self.note_reply(&transaction, copy, attempt);
-        fail_point::reach("reply.journalled");
-        let usable = transaction.session == SessionState::Usable;
-        if !fresh && transaction.verdict.is_session_end() {
-            let carried = self.session.as_ref().map_or(0, Session::messages_sent);
-            // What one destination does is no habit of the others.
-            if self.relay.direct.is_none() {
-                self.relay.session_length.was_ended(carried, Instant::now());
-            }
-        }
-        self.conclude(&handed, &transaction, fresh, took).await;
-        self.hand.through(&self.shared, self.worker);
-        if !usable {
-            debug!(relay = %self.relay.name, session = self.number, "a connection was closed");
-            self.hang_up();
-            // The envelope that was opened with the last body leads nowhere: it was never followed
-            // by a message, so its copy is as it was.
-        }
-    }
-
-    /// Makes the copy's message in `self.body`; signing with RSA takes a millisecond and happens
-    /// off the I/O threads.
-    async fn compose(&mut self, handed: &Handed, prepared: &Prepared) -> Result<(), String> {
-        let mut body = std::mem::take(&mut self.body);
-        body.clear();
-        let composer = &self.shared.composer;
-        if !composer.signs_slowly() {
-            let composed = composer.compose(handed, prepared, &mut body);
-            self.body = body;
-            return composed.map_err(|error| error.to_string());
-        }
-        let (composer, handed, prepared) = (Arc::clone(composer), handed.clone(), prepared.clone());
-        let composed = tokio::task::spawn_blocking(move || {
-            let composed = composer.compose(&handed, &prepared, &mut body);
-            (composed, body)
-        });
-        match composed.await {
-            Ok((composed, body)) => {
-                self.body = body;
-                composed.map_err(|error| error.to_string())
-            }
-            Err(error) => Err(format!("signing failed: {error}")),
-        }
-    }
-
-    fn note_reply(&self, transaction: &Transaction, copy: CopyId, attempt: i64) {
-        let Some(reply) = transaction.verdict.reply() else { return };
-        if transaction.verdict.phase() != Some(Phase::Dot) {
-            return;
-        }
-        if let Err(error) = self.shared.journal.reply(copy, attempt, reply) {
-            warn!(%error, "the journal cannot be written; a crash now would leave a copy uncertain");
-        }
-    }
-
-    async fn conclude(
-        &mut self,
-        handed: &Handed,
-        transaction: &Transaction,
-        fresh: bool,
-        took: Duration,
-    ) {
-        let now = Timestamp::now();
-        let provider = ProviderId(handed.claimed.provider);
-        let schedule = Schedule {
-            delays: self.shared.retry_delays.clone(),
-            expires_at: self.shared.composer.expires_at(handed.claimed.copy),
-        };
-        let jitter = rand::random_range(-1.0..=1.0);
-        let verdict = &transaction.verdict;
-        let attempts = handed.claimed.attempts;
-        let mut decision =
-            policy::decide(verdict, attempts, fresh, provider, &schedule, now, jitter);
-        if let (CopyId::Service(_), CopyState::Uncertain, 0) =
-            (handed.claimed.copy, decision.state, attempts)
-        {
-            // Somebody waits for this mail: twice is better than never.
-            decision.state = CopyState::Waiting;
-            decision.due_at = Some(now);
-        }
-        self.signal(handed, transaction, &decision);
-        let event = decision.event.map(|kind| {
-            let mut event = self.event(handed, kind, now);
-            event.phase = verdict.phase().map(|phase| phase.to_string());
-            event.duration_us = i64::try_from(took.as_micros()).ok();
-            event.bytes = i64::try_from(transaction.bytes).ok();
-            match verdict.reply() {
-                Some(reply) => {
-                    event.code = Some(i64::from(reply.code));
-                    event.enhanced = reply.enhanced.map(|code| code.to_string());
-                    event.text = Some(reply.text.chars().take(500).collect());
-                }
-                None => event.text.clone_from(&decision.reason),
-            }
-            if let Some(class) = &decision.class {
-                event.class = Some(policy::class_name(class));
-                event.rule = Some(class.rule.to_owned());
-            }
-            event
-        });
-        self.current = None;
-        self.shared.settle(handed, decision, event).await;
-    }
-
-    /// Tells breakers and concurrency how it went; what went well is told with the slice's end.
-    fn signal(&mut self, handed: &Handed, transaction: &Transaction, decision: &Decision) {
-        let verdict = &transaction.verdict;
-        if self.relay.direct.is_some() {
-            self.tell_destination(transaction, decision);
-        }
-        let class = decision.class.as_ref();
-        let action = class.and_then(|class| class.action);
-        let wrong = match policy::signal(verdict, decision) {
-            Signal::Fine if action.is_none() => return self.hand.fine(),
-            Signal::Nothing => return,
-            Signal::Fine => Wrong::Copy,
-            Signal::Wrong(wrong) => wrong,
-        };
-        let cause = decision.reason.clone().unwrap_or_default();
-        if let (Some(class), Some((action, _))) = (class, action)
-            && action.deed == Deed::Halt
-            && let CopyId::Issue { issue, .. } = handed.claimed.copy
-        {
-            let to = (issue, handed.claimed.provider);
-            let at = (action.threshold, action.within);
-            self.shared.rule_halts.note(to, class.rule, at, &cause, Timestamp::now());
-        }
-        let mut report = Report {
-            fine: self.hand.take_fine(),
-            wrong,
-            closing: verdict.reply().is_some_and(Reply::is_closing),
-            hit: class.and_then(policy::hit),
-            cause,
-        };
-        if self.relay.direct.is_some() {
-            direct::narrow(&mut report, handed.claimed.provider);
-        }
-        self.shared.dispatch.report(self.worker, &report);
-    }
-
-    fn event(&self, handed: &Handed, kind: EventKind, now: Timestamp) -> Event {
-        let mut event = Event::new(kind, now);
-        match handed.claimed.copy {
-            CopyId::Issue { issue, subscriber } => {
-                event = event.about(Some(issue), Some(subscriber));
-            }
-            CopyId::Service(id) => event.service_id = Some(id),
-        }
-        event.attempt = Some(handed.claimed.attempts + 1);
-        event.node_id = Some(self.shared.node);
-        event.relay = Some(self.relay.name.clone());
-        event.provider = Some(handed.claimed.provider);
-        event.session = Some(self.number);
-        event
-    }
-
-    /// A copy that cannot be made: it is skipped and the others go on. If its envelope is out
-    /// already, the session can carry nothing else any more.
-    async fn unsendable(&mut self, handed: &Handed, why: String) {
-        if self.session.as_ref().is_some_and(Session::holds_envelope) {
-            self.hang_up();
-        }
-        let now = Timestamp::now();
-        let event = self.event(handed, EventKind::Skipped, now).because(why.clone());
-        let decision = Decision {
-            state: CopyState::Skipped,
-            reason: Some(why),
-            due_at: None,
-            ..policy::untried(now)
-        };
-        self.current = None;
-        self.shared.settle(handed, decision, Some(event)).await;
-        self.hand.through(&self.shared, self.worker);
-    }
-
-    /// Queues again all but the first `keep` copies, while something takes long.
-    async fn give_back_rest(&mut self, keep: usize) {
-        let (hand, coming) = (&mut self.hand, &mut self.coming);
-        give_back_rest(hand, coming, &self.shared, self.worker, keep).await;
-    }
-
     /// Queues again what was handed off and not sent.
     async fn give_back_all(&mut self) {
+        self.shared.dispatch.stop_waiting(self.worker);
         self.not_tried();
+        if let Some(coming) = self.coming.take_if(|coming| coming.is_finished())
+            && let Ok(Some(Some(slice))) = coming.await
+        {
+            self.hand.add(&self.shared, self.worker, slice);
+        }
         self.opened = None;
         if self.session.as_ref().is_some_and(Session::holds_envelope) {
             self.hang_up();
         }
-        self.give_back_rest(0).await;
+        self.hand.give_back(&self.shared, self.worker, 0).await;
         self.hand.end(&self.shared, self.worker);
     }
-}
-
-/// Asks for no more, and queues again all but the first `keep` copies of what came already.
-async fn give_back_rest(
-    hand: &mut Hand,
-    coming: &mut Option<JoinHandle<Fetched>>,
-    shared: &Shared,
-    worker: usize,
-    keep: usize,
-) {
-    shared.dispatch.stop_waiting(worker);
-    if let Some(coming) = coming.take_if(|coming| coming.is_finished())
-        && let Ok(Some(Some(slice))) = coming.await
-    {
-        hand.add(shared, worker, slice);
-    }
-    hand.give_back(shared, worker, keep).await;
 }

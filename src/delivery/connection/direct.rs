@@ -2,12 +2,12 @@
 //! a session with it. Copies that cannot be brought there now are put off one by one; the others of the
 //! slice go on.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Connection, SLOW_COPY};
+use super::Connection;
 use crate::{
     bounce::classify::Scope,
     delivery::{
@@ -152,17 +152,6 @@ impl Connection {
             }
         }
         false
-    }
-
-    /// Waits for what may take its time; when it does, the other copies go back.
-    async fn patiently<T>(&mut self, work: impl Future<Output = T>) -> T {
-        tokio::pin!(work);
-        if let Ok(done) = timeout(SLOW_COPY, &mut work).await {
-            return done;
-        }
-        self.shared.dispatch.stop_waiting(self.worker);
-        self.hand.give_back(&self.shared, self.worker, 1).await;
-        work.await
     }
 
     /// Leaves the session to whoever needs it next.
