@@ -37,6 +37,12 @@ impl Db {
         Query::new(sql, On::Pool(&self.writer))
     }
 
+    /// Opens a transaction that only reads. From its first statement on it sees the data as it was
+    /// then. While it is open the write-ahead log grows: it should not be for long.
+    pub async fn snapshot(&self) -> Result<Tx> {
+        Ok(Tx(self.readers.begin().await?))
+    }
+
     /// Opens a transaction that may write.
     ///
     /// The write lock is taken at once: a deferred transaction that reads first and writes later

@@ -33,7 +33,7 @@ use super::{
     relay::Relay,
     rule_halts::RuleHalts,
     shedding::{Level, Shedding},
-    tallies::{self, Tallies},
+    tallies::Tallies,
     tally::{Cell, Tally},
 };
 use crate::{
@@ -98,7 +98,8 @@ struct Memory {
     put_off: (i64, BTreeSet<i64>),
     /// What is normal for its newsletter, once that was looked up.
     normal: Option<Normal>,
-    audited_at: Timestamp,
+    /// When its copies were counted last, by a clock that nobody sets.
+    audited_at: Option<Instant>,
 }
 
 /// The share of readers who usually leave after an issue, in percent, if that is known.
@@ -152,11 +153,11 @@ impl Conductor {
         memory: &mut Memory,
         now: Timestamp,
     ) -> db::Result<()> {
-        let audit = now.since(memory.audited_at) >= AUDIT;
+        let audit = memory.audited_at.is_none_or(|at| at.elapsed() >= AUDIT);
         let tally = match self.tallies.get(issue.id) {
             Some(tally) if !audit => tally,
             before => {
-                memory.audited_at = now;
+                memory.audited_at = Some(Instant::now());
                 self.audit(issue, before).await?
             }
         };
@@ -215,7 +216,7 @@ impl Conductor {
 
     /// Counts the ledger anew, and says so when the equation does not hold.
     async fn audit(&self, issue: &InMotion, before: Option<Tally>) -> db::Result<Tally> {
-        let tally = tallies::load(&self.db, issue.id).await?;
+        let tally = self.tallies.recount(&self.db, issue.id).await?;
         let audience: i64 = stage_total(&self.db, issue.id).await?;
         if tally.total().total() != audience {
             error!(
@@ -230,7 +231,6 @@ impl Conductor {
         {
             warn!(issue = %issue.id, "counts in memory were ahead of the ledger");
         }
-        self.tallies.put(issue.id, tally.clone());
         Ok(tally)
     }
 

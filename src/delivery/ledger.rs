@@ -162,6 +162,9 @@ impl Writer {
         let mut requests = Vec::with_capacity(GROUP_MAX);
         while inbox.recv_many(&mut requests, GROUP_MAX).await > 0 {
             let group = Group::gather(requests.drain(..));
+            // Nobody counts between the commit and its being told.
+            let tallies = Arc::clone(&self.tallies);
+            let _moving = tallies.still().await;
             let mut delay = Duration::from_millis(50);
             let done = loop {
                 match self.commit(&group).await {

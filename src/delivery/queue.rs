@@ -141,17 +141,21 @@ const COUNT: &str = "SELECT stage, provider, state, \
        WHERE issue_id = $1 AND subscriber_id > $2 ORDER BY subscriber_id LIMIT $3) \
      GROUP BY stage, provider, state, deferred";
 
-/// Counts an issue's copies: the left-hand side of the audience equation. Every copy is counted
-/// once, in the state it had when its turn came.
+/// Counts an issue's copies: the left-hand side of the audience equation.
 pub async fn count(db: &Db, issue: IssueId) -> db::Result<Vec<Count>> {
-    count_by(db, issue, COUNT_CHUNK).await
+    count_in(&mut db.snapshot().await?, issue).await
 }
 
-async fn count_by(db: &Db, issue: IssueId, chunk: i64) -> db::Result<Vec<Count>> {
+/// The same, as a transaction sees them.
+pub async fn count_in(tx: &mut Tx, issue: IssueId) -> db::Result<Vec<Count>> {
+    count_by(tx, issue, COUNT_CHUNK).await
+}
+
+async fn count_by(tx: &mut Tx, issue: IssueId, chunk: i64) -> db::Result<Vec<Count>> {
     let mut counts: BTreeMap<(i64, i64, CopyState, i64), i64> = BTreeMap::new();
     let mut after = 0;
     loop {
-        let rows: Vec<Counted> = db.query(COUNT).bind(issue).bind(after).bind(chunk).all().await?;
+        let rows: Vec<Counted> = tx.query(COUNT).bind(issue).bind(after).bind(chunk).all().await?;
         for row in &rows {
             *counts.entry((row.stage, row.provider, row.state, row.deferred)).or_default() +=
                 row.copies;

@@ -1,5 +1,5 @@
 //! The tallies of all issues in motion, shared between the ledger's writer (which moves them), the
-//! stages (which read them) and the pages.
+//! stages (which read them, and have them counted anew) and the pages.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     db::{
-        self, Db,
+        self, Db, Tx,
         record::record,
         state::{CopyState, EventKind},
     },
@@ -23,6 +23,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Tallies {
     issues: Mutex<HashMap<IssueId, Tally>>,
+    /// Held while what is committed and what is told may differ.
+    moving: tokio::sync::Mutex<()>,
 }
 
 /// The counts while they are being changed.
@@ -55,6 +57,32 @@ impl Tallies {
     /// Replaces the counts of one issue.
     pub fn put(&self, issue: IssueId, tally: Tally) {
         self.lock().insert(issue, tally);
+    }
+
+    /// Keeps the ledger and the counts together: whoever changes both holds this from before the
+    /// commit until the counts are changed.
+    pub async fn still(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.moving.lock().await
+    }
+
+    /// Counts an issue anew, while the ledger's writer goes on. What it moves meanwhile is neither
+    /// lost nor counted twice: the counts begin at one moment between two of its commits, and what
+    /// changed in memory since then is added to them.
+    pub async fn recount(&self, db: &Db, issue: IssueId) -> db::Result<Tally> {
+        let mut snapshot = db.snapshot().await?;
+        let before = {
+            let _still = self.still().await;
+            let _: i64 = snapshot.query("SELECT COUNT(*) FROM node").scalar().await?;
+            self.get(issue)
+        };
+        let mut tally = load_in(&mut snapshot, issue).await?;
+        snapshot.rollback().await?;
+        let mut issues = self.lock();
+        if let (Some(before), Some(after)) = (&before, issues.get(&issue)) {
+            tally.add_changes(before, after);
+        }
+        issues.insert(issue, tally.clone());
+        Ok(tally)
     }
 
     /// Forgets an issue that came to rest.
@@ -122,8 +150,12 @@ pub fn fault_of_class(class: &str) -> Option<Fault> {
 ///
 /// `kind <> 2` is what the log's index by issue is made for; without these words it is not used.
 pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
-    let mut tally = Tally::from_counts(&queue::count(db, issue).await?);
-    let refusals: Vec<Refusals> = db
+    load_in(&mut db.snapshot().await?, issue).await
+}
+
+async fn load_in(tx: &mut Tx, issue: IssueId) -> db::Result<Tally> {
+    let mut tally = Tally::from_counts(&queue::count_in(tx, issue).await?);
+    let refusals: Vec<Refusals> = tx
         .query(
             "SELECT d.stage, d.provider, coalesce(e.class, '') AS class, COUNT(*) AS refusals \
              FROM event e JOIN delivery d \
@@ -139,7 +171,7 @@ pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
             tally.refuse(row.stage, row.provider, fault, row.refusals);
         }
     }
-    for row in signals(db, issue).await? {
+    for row in signals(tx, issue).await? {
         match row.kind {
             EventKind::Complained => tally.set_complaints(row.stage, row.provider, row.readers),
             _ => tally.set_unsubscribed(row.stage, row.provider, row.readers),
@@ -149,8 +181,8 @@ pub async fn load(db: &Db, issue: IssueId) -> db::Result<Tally> {
 }
 
 /// Readers who complained, and readers who left by a link or a mail of this issue.
-async fn signals(db: &Db, issue: IssueId) -> db::Result<Vec<Signals>> {
-    db.query(
+async fn signals(tx: &mut Tx, issue: IssueId) -> db::Result<Vec<Signals>> {
+    tx.query(
         "SELECT d.stage, d.provider, e.kind, COUNT(DISTINCT e.subscriber_id) AS readers \
          FROM event e JOIN delivery d \
          ON d.issue_id = e.issue_id AND d.subscriber_id = e.subscriber_id \
@@ -160,4 +192,60 @@ async fn signals(db: &Db, issue: IssueId) -> db::Result<Vec<Signals>> {
     .bind(issue)
     .all()
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{db::OpenOptions, id::SubscriberId};
+
+    /// Copies are moved as the ledger's writer moves them, while somebody counts all the time.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_counts_while_copies_move_loses_none_and_counts_none_twice() {
+        const ISSUE: IssueId = IssueId(1);
+        const COPIES: i64 = 300;
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&OpenOptions::new(folder.path().join("test.db"))).await.unwrap();
+        db.write(
+            "WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < $1) \
+             INSERT INTO delivery (issue_id, subscriber_id, state, stage, provider, attempt) \
+             SELECT 1, id, 0, id % 2, id % 3, 0 FROM n",
+        )
+        .bind(COPIES)
+        .execute()
+        .await
+        .unwrap();
+        let tallies = Arc::new(Tallies::default());
+        tallies.put(ISSUE, load(&db, ISSUE).await.unwrap());
+        let writer = tokio::spawn({
+            let (tallies, db) = (Arc::clone(&tallies), db.clone());
+            async move {
+                for id in 1..=COPIES {
+                    let _still = tallies.still().await;
+                    let moved = "UPDATE delivery SET state = 3 WHERE subscriber_id = $1";
+                    db.write(moved).bind(id).execute().await.unwrap();
+                    tokio::task::yield_now().await;
+                    let copy = CopyId::Issue { issue: ISSUE, subscriber: SubscriberId(id) };
+                    let (stage, provider) = (id % 2, id % 3);
+                    let copy = Claimed { copy, claim: 1, provider, stage, attempts: 0 };
+                    tallies.update(|moving| {
+                        moving.moved(&copy, CopyState::Waiting, CopyState::Accepted);
+                    });
+                }
+            }
+        });
+        let mut counted = 0;
+        while !writer.is_finished() {
+            let tally = tallies.recount(&db, ISSUE).await.unwrap();
+            assert_eq!(tally.total().total(), COPIES);
+            counted += 1;
+        }
+        writer.await.unwrap();
+        println!("counted {counted} times");
+        assert!(counted > 10, "{counted}");
+        assert_eq!(tallies.get(ISSUE).unwrap(), load(&db, ISSUE).await.unwrap());
+        assert_eq!(tallies.get(ISSUE).unwrap().total().get(CopyState::Accepted), COPIES);
+    }
 }

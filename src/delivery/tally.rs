@@ -64,15 +64,19 @@ impl Cell {
 
     /// Adds other copies' counts.
     pub fn add(&mut self, other: &Self) {
+        self.change(other, 1);
+    }
+
+    fn change(&mut self, other: &Self, sign: i64) {
         for (sum, more) in self.states.iter_mut().zip(other.states) {
-            *sum += more;
+            *sum += sign * more;
         }
-        self.deferred += other.deferred;
-        self.refused_recipient += other.refused_recipient;
-        self.refused_policy += other.refused_policy;
-        self.refused_authentication += other.refused_authentication;
-        self.complaints += other.complaints;
-        self.unsubscribed += other.unsubscribed;
+        self.deferred += sign * other.deferred;
+        self.refused_recipient += sign * other.refused_recipient;
+        self.refused_policy += sign * other.refused_policy;
+        self.refused_authentication += sign * other.refused_authentication;
+        self.complaints += sign * other.complaints;
+        self.unsubscribed += sign * other.unsubscribed;
     }
 }
 
@@ -94,6 +98,15 @@ impl Tally {
             }
         }
         tally
+    }
+
+    /// Adds what changed from `before` to `after`.
+    pub fn add_changes(&mut self, before: &Self, after: &Self) {
+        for (tally, sign) in [(after, 1), (before, -1)] {
+            for (key, cell) in &tally.cells {
+                self.cells.entry(*key).or_default().change(cell, sign);
+            }
+        }
     }
 
     /// Moves one copy.

@@ -66,13 +66,14 @@ async fn every_copy_is_counted_once_whatever_the_chunk() {
         .await
         .unwrap();
     }
-    let whole = count_by(&db, IssueId(1), 1000).await.unwrap();
+    let mut tx = db.snapshot().await.unwrap();
+    let whole = count_by(&mut tx, IssueId(1), 1000).await.unwrap();
     assert_eq!(whole.iter().map(|count| count.copies).sum::<i64>(), 40);
     let accepted = whole.iter().filter(|count| count.state == CopyState::Accepted);
     assert_eq!(accepted.map(|count| count.copies).sum::<i64>(), 10);
     let deferred = whole.iter().filter(|count| count.deferred == 1);
     assert_eq!(deferred.map(|count| count.copies).sum::<i64>(), 6);
     for chunk in [1, 7, 39, 40, 41] {
-        assert_eq!(count_by(&db, IssueId(1), chunk).await.unwrap(), whole, "{chunk} at once");
+        assert_eq!(count_by(&mut tx, IssueId(1), chunk).await.unwrap(), whole, "{chunk} at once");
     }
 }
