@@ -15,7 +15,8 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{task::JoinHandle, time::timeout};
-use tracing::{error, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
 
 use self::hand::Hand;
 use super::{
@@ -36,7 +37,8 @@ use crate::{
     id::{CopyId, NodeId},
     provider::ProviderId,
     smtp::client::{
-        CloseReason, Envelope, Session, SessionState, Timings, Transaction, Verdict, WireError,
+        CloseReason, Envelope, Phase, Session, SessionState, Timings, Transaction, Verdict,
+        WireError,
     },
     timestamp::Timestamp,
 };
@@ -69,6 +71,8 @@ pub struct Shared {
     pub sessions: std::sync::atomic::AtomicI64,
     /// Halts that reply rules ask for.
     pub rule_halts: Arc<RuleHalts>,
+    /// Cancelled when the daemon goes down: whoever has no connection yet needs none.
+    pub stop: CancellationToken,
 }
 
 impl Shared {
@@ -297,9 +301,11 @@ impl Connection {
             }
             self.close().await;
         }
-        let relay = Arc::clone(&self.relay);
-        match self.patiently(relay.connect()).await {
-            Ok(session) => {
+        let (relay, stop) = (Arc::clone(&self.relay), self.shared.stop.clone());
+        let connect = Box::pin(stop.run_until_cancelled(relay.connect()));
+        match self.patiently(connect).await {
+            None => false,
+            Some(Ok(session)) => {
                 self.relay.health.reached();
                 self.shared.dispatch.connected(self.relay.index);
                 self.number =
@@ -307,7 +313,7 @@ impl Connection {
                 self.session = Some(session);
                 true
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 self.unreachable(&error);
                 false
             }

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinHandle},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -96,6 +99,7 @@ pub struct Engine {
     shedding: Arc<Shedding>,
     stop: CancellationToken,
     connections: TaskTracker,
+    workers: Vec<AbortHandle>,
     background: TaskTracker,
     writer: JoinHandle<()>,
     recovered: Recovered,
@@ -151,6 +155,7 @@ impl Engine {
             tallies.put(issue.id, tallies::load(&db, issue.id).await?);
         }
         let rule_halts = Arc::new(RuleHalts::new(tempo));
+        let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             dispatch: Arc::clone(&dispatch),
             ledger: ledger.clone(),
@@ -162,15 +167,16 @@ impl Engine {
             idle: config.smtp.idle,
             sessions: AtomicI64::new(1),
             rule_halts: Arc::clone(&rule_halts),
+            stop: stop.clone(),
         });
-        let stop = CancellationToken::new();
         let connections = TaskTracker::new();
+        let mut workers = Vec::new();
         for (relay, settings) in relays.iter().zip(&config.relay) {
             for number in 0..settings.connections {
                 // With four connections or more, one is kept free for confirmations.
                 let reserved = settings.connections >= 4 && number == 0;
                 let connection = Connection::new(Arc::clone(&shared), Arc::clone(relay), reserved);
-                connections.spawn(connection.run());
+                workers.push(connections.spawn(connection.run()).abort_handle());
             }
         }
         connections.close();
@@ -259,6 +265,7 @@ impl Engine {
             shedding,
             stop,
             connections,
+            workers,
             background,
             writer,
             recovered,
@@ -318,6 +325,10 @@ impl Engine {
                 connections = self.connections.len(),
                 "copies were still under way at the end of the drain; the journal keeps their state"
             );
+            for worker in &self.workers {
+                worker.abort();
+            }
+            self.connections.wait().await;
         }
         self.background.wait().await;
         drop(self.dispatch);

@@ -135,13 +135,13 @@ async fn meets(shown: Shown, implicit: bool) {
     stop.cancel();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_takes_mail_from_the_certificate_it_knows() {
     meets(Shown::Known, true).await;
     meets(Shown::Known, false).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_refuses_a_certificate_of_somebody_else_and_none() {
     for shown in [Shown::Unknown, Shown::Nothing] {
         meets(shown, true).await;

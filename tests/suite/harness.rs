@@ -26,17 +26,23 @@ const PATIENCE: Duration = Duration::from_mins(4);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` gives something; fails the test when it does not in time.
+/// Waits until `condition` gives something; fails the test when it does not in time. A machine that
+/// stands still for a while loses no more than one look by it.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let since = Instant::now();
+    let mut waited = Duration::ZERO;
     loop {
+        let since = Instant::now();
         if let Some(found) = condition().await {
             return found;
         }
-        assert!(since.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(waited < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(LOOK).await;
+        waited += since.elapsed().min(LOOK_MAX);
     }
 }
+
+/// The longest that one look and the wait after it count for.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// A source of chance; its seed is printed, and taken from the environment to repeat a run.
 pub(crate) fn seeded() -> StdRng {
@@ -346,6 +352,11 @@ impl Daemon {
     /// Its process id.
     pub(crate) fn id(&mut self) -> u32 {
         self.child().id()
+    }
+
+    /// Where its log is, also after its end.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.log.clone()
     }
 
     /// What it logged so far.

@@ -7,7 +7,7 @@ use rand::RngExt as _;
 
 use crate::{
     checker::{Kills, check},
-    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, seeded},
+    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, free_port, seeded, until},
 };
 
 #[tokio::test]
@@ -96,4 +96,92 @@ async fn a_second_daemon_is_refused_and_harms_nobody() {
     Daemon::spawn(&scene).await.terminate();
     let outcome = check(&scene, &[&sink], 50, Kills::default()).await;
     assert_eq!(outcome.count(CopyState::Accepted), 50, "{outcome:?}");
+}
+
+/// A relay that takes connections and says nothing.
+struct Silent(std::net::TcpListener);
+
+impl Silent {
+    async fn is_called(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        until("somebody calls", async || match self.0.accept() {
+            Ok((connection, _)) => {
+                // It stays open.
+                std::mem::forget(connection);
+                Some(())
+            }
+            Err(_) => None,
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_relay_that_says_nothing() {
+    const READERS: usize = 100;
+    let port = free_port();
+    let silent = Silent(std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let scene = Scene::new(&[], QUICK).await;
+    let relay = format!(
+        "[[relay]]\nname = \"main\"\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"none\"\n"
+    );
+    let config = std::fs::read_to_string(scene.house.path("config.toml")).unwrap();
+    std::fs::write(scene.house.path("config.toml"), config + &relay).unwrap();
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    silent.is_called().await;
+    let log = daemon.log_file();
+    daemon.terminate();
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(!log.contains("still under way"), "nothing was under way: {log}");
+    assert_eq!(states(&scene).await, [(CopyState::Waiting as i64, 0, READERS as i64)]);
+}
+
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_long_silence_is_bounded_and_leaves_it_to_the_next_start() {
+    const READERS: usize = 20;
+    let silence = "[[rule]]\nstage = 'dot'\nmessage = { nth = 3 }\ndelay = '600s'\n";
+    let sink = Sink::with(silence, &[]).await;
+    let options = format!("{QUICK}drain = \"1s\"\nstages_percent = []\n{NO_GATES}");
+    let scene = Scene::new(&[&sink], &options).await;
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    until(
+        "only the one in the silence is left, and the one whose envelope went out with it",
+        async || {
+            let states = states(&scene).await;
+            let count = |wanted: CopyState| -> i64 {
+                states
+                    .iter()
+                    .filter(|(state, ..)| *state == wanted as i64)
+                    .map(|found| found.2)
+                    .sum()
+            };
+            let (held, accepted) = (count(CopyState::HandedOff), count(CopyState::Accepted));
+            ((1..=2).contains(&held) && held + accepted == READERS as i64).then_some(())
+        },
+    )
+    .await;
+    let log = daemon.log_file();
+    daemon.terminate();
+    // It says what stayed, and that the ledger could not be written it does not.
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("still under way at the end of the drain"), "{log}");
+    let daemon = Daemon::spawn(&scene).await;
+    scene.reaches(IssueState::Sent).await;
+    daemon.terminate();
+    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
+    assert_eq!(outcome.count(CopyState::Uncertain), 1, "{outcome:?}");
+    assert_eq!(outcome.count(CopyState::Accepted), READERS - 1, "{outcome:?}");
+}
+
+/// State, tries, and how many copies.
+async fn states(scene: &Scene) -> Vec<(i64, i64, i64)> {
+    let context = scene.context().await;
+    let sql = "SELECT state, attempt, COUNT(*) FROM delivery GROUP BY state, attempt";
+    let states = context.db.query(sql).all().await.unwrap();
+    context.db.close().await;
+    states
 }

@@ -61,7 +61,7 @@ impl Connection {
         let Some(front) = self.hand.front() else { return false };
         let domain = domain_of(&front.address).to_owned();
         let started = Instant::now();
-        let to = match self.patiently(direct.route(&domain)).await {
+        let to = match self.patiently(Box::pin(direct.route(&domain))).await {
             Ok(to) => to,
             Err(Refusal::NoServer(why)) => {
                 self.no_way_out(why).await;
@@ -117,7 +117,7 @@ impl Connection {
         if direct.make_room().await {
             self.shared.dispatch.disconnected(self.relay.index);
         }
-        let error = match self.patiently(direct.dial(to)).await {
+        let error = match self.patiently(Box::pin(direct.dial(to))).await {
             Ok(session) => {
                 to.reached();
                 self.relay.health.reached();
