@@ -1,5 +1,6 @@
 //! `postrider doctor`: looks for what is wrong or missing in an installation, changes nothing, and
-//! says with each finding what to do. Asks no DNS; the only network it uses is the relays'.
+//! says with each finding what to do. The only network it uses is the relays'; DNS is asked where one
+//! of them brings mail to the readers' domains.
 
 mod files;
 mod settings;
@@ -139,7 +140,7 @@ async fn examine(config: &Config, args: &DoctorArgs, findings: &mut Vec<Finding>
     let asked = config.relay.iter().map(|settings| relay::ask(config, settings));
     for found in futures_util::future::join_all(asked).await {
         findings.push(match &found.problem {
-            None => Finding::ok("relays", format!("{} at {} answers", found.name, found.address)),
+            None => Finding::ok("relays", found.in_words()),
             Some(problem) => Finding::error(
                 "relays",
                 format!("{} at {}: {problem}", found.name, found.address),

@@ -29,6 +29,9 @@ const CHECK_STEP_MAX: Duration = Duration::from_secs(10);
 /// How long a check may take in all.
 const CHECK_MAX: Duration = Duration::from_secs(30);
 
+/// All that can be said of a relay that has a server for each domain.
+const DNS: &str = "DNS answers";
+
 /// What can be asked and done about relays.
 #[derive(Debug, Subcommand)]
 pub(super) enum RelayCommand {
@@ -236,6 +239,16 @@ pub(super) struct Checked {
     took_ms: u64,
 }
 
+impl Checked {
+    /// That it is good, in one sentence.
+    pub(super) fn in_words(&self) -> String {
+        if self.offers == [DNS] {
+            return format!("{} goes to {}; {DNS}", self.name, self.address);
+        }
+        format!("{} at {} answers", self.name, self.address)
+    }
+}
+
 /// Connects to `relay` as the daemon would, logs in, and says goodbye.
 pub(super) async fn ask(config: &Config, relay: &Relay) -> Checked {
     let since = std::time::Instant::now();
@@ -268,7 +281,7 @@ pub(super) async fn ask(config: &Config, relay: &Relay) -> Checked {
     match tokio::time::timeout(CHECK_MAX, opened).await {
         Ok(Ok(None)) => {
             checked.good = true;
-            checked.offers.push("DNS answers".to_owned());
+            checked.offers.push(DNS.to_owned());
         }
         Ok(Ok(Some(session))) => {
             checked.good = true;

@@ -1,7 +1,9 @@
 //! Direct delivery to the mail servers of readers' domains, which a name server of the test's own knows.
 //! All of them are on loopback: addresses differ, the port is the same.
 
+mod commands;
 mod grouping;
+mod manners;
 mod mta_sts;
 mod real;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Finding;
 use crate::{
-    config::{Config, RelayTls},
+    config::{Config, RelayKind, RelayTls},
     newsletter::Newsletter,
     provider::{ProviderId, Providers},
     timestamp::Timestamp,
@@ -49,7 +49,10 @@ pub(super) fn check(config: &Config, providers: &Providers) -> Vec<Finding> {
             findings.push(Finding::warning(
                 "relays",
                 format!("mail goes to {} in clear text", relay.name),
-                "set tls = \"starttls\" or \"implicit\" for it",
+                match relay.kind {
+                    RelayKind::Smarthost => "set tls = \"starttls\" or \"implicit\" for it",
+                    RelayKind::Mx => "leave tls out: it encrypts where a domain's servers can",
+                },
             ));
         }
     }

@@ -10,6 +10,7 @@ use super::{Destination, Direct};
 use crate::{
     config::RelayTls,
     dns::{LookupError, in_order, is_public},
+    fail_point,
     smtp::{
         client::{Endpoint, Phase, Session, SessionError, SessionErrorKind, WireError},
         reply::EnhancedCode,
@@ -141,7 +142,10 @@ impl Direct {
             self.sources.iter().copied().find(|source| source.is_ipv4() == address.is_ipv4());
         endpoint.deadlines.connect = share;
         endpoint.encryption = self.encryption(to, host)?;
-        match Session::connect(&endpoint).await {
+        fail_point::reach("mx.call");
+        let connected = Session::connect(&endpoint).await;
+        fail_point::reach("mx.called");
+        match connected {
             // Encryption without a check protects from onlookers only. Where it does not work clear
             // text is no worse (RFC 7435, section 4.3).
             Err(error)

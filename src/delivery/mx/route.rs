@@ -13,6 +13,7 @@ use crate::{
     bounce::classify::{Classification, Fault, Grounds, Permanence, Reason},
     delivery::queue::Handed,
     dns::{Answer, LookupError, MailHost, MailHosts},
+    fail_point,
     mta_sts::{Mode, Policy},
     smtp::reply::EnhancedCode,
     timestamp::Timestamp,
@@ -77,6 +78,7 @@ impl Direct {
         if let Some(known) = known.as_ref().filter(|known| known.until > Instant::now()) {
             return known.route.clone();
         }
+        fail_point::reach("mx.route");
         let (route, until) = self.look_up(&domain).await;
         if matches!(route, Err(Refusal::NoServer(_))) {
             return route;

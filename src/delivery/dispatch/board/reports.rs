@@ -81,7 +81,12 @@ impl Board {
     }
 
     /// A worker's word on a copy that did not go well.
-    pub(in crate::delivery::dispatch) fn report(&mut self, worker: usize, report: &Report, now: Timestamp) {
+    pub(in crate::delivery::dispatch) fn report(
+        &mut self,
+        worker: usize,
+        report: &Report,
+        now: Timestamp,
+    ) {
         let hands = &mut self.workers[worker];
         let relay = hands.relay;
         let Some(provider) = hands.busy else { return };
@@ -142,7 +147,12 @@ impl Board {
 
     /// A worker could not connect. Where other sessions stand the relay is there, and takes fewer
     /// connections than it was offered.
-    pub(in crate::delivery::dispatch) fn unreachable(&mut self, worker: usize, report: &Report, now: Timestamp) {
+    pub(in crate::delivery::dispatch) fn unreachable(
+        &mut self,
+        worker: usize,
+        report: &Report,
+        now: Timestamp,
+    ) {
         let hands = &mut self.workers[worker];
         let (relay, provider) = (hands.relay, hands.busy);
         let probe = hands.probe.take();
