@@ -8,7 +8,10 @@
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
 use tracing::{error, warn};
 
 use super::{
@@ -30,6 +33,9 @@ use crate::{
 const WAITING_MAX: usize = 2048;
 /// How many requests one transaction takes: about what an fsync's time is worth.
 const GROUP_MAX: usize = 1024;
+/// How long outcomes wait for more of their kind while nobody waits for the writer. A transaction
+/// costs as much for one outcome as for a hundred, and the journal has all of them already.
+const LINGER: Duration = Duration::from_millis(10);
 
 /// The exit code after a defect of our own (`EX_SOFTWARE` of `sysexits.h`).
 const EXIT_DEFECT: i32 = 70;
@@ -77,10 +83,19 @@ enum Request {
     Release(Vec<Claimed>),
 }
 
+impl Request {
+    /// Whether somebody can do nothing until it is answered.
+    fn is_waited_for(&self) -> bool {
+        matches!(self, Self::Claim { .. } | Self::HandOff { .. })
+    }
+}
+
 /// A way to the ledger's writer.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
+    /// Told of requests that somebody waits for, and when too many others wait.
+    urgent: Arc<Notify>,
 }
 
 /// The writer has stopped; the daemon is going down.
@@ -117,7 +132,15 @@ impl Ledger {
     }
 
     async fn send(&self, request: Request) -> Result<(), Stopped> {
-        self.requests.send(request).await.map_err(|_| Stopped)
+        let is_waited_for = request.is_waited_for();
+        if self.requests.capacity() < WAITING_MAX / 2 {
+            self.urgent.notify_one();
+        }
+        self.requests.send(request).await.map_err(|_| Stopped)?;
+        if is_waited_for {
+            self.urgent.notify_one();
+        }
+        Ok(())
     }
 }
 
@@ -143,13 +166,15 @@ impl Writer {
     /// Starts the writer. It stops when every [`Ledger`] is dropped and all is written.
     pub fn start(self) -> (Ledger, tokio::task::JoinHandle<()>) {
         let (requests, inbox) = mpsc::channel(WAITING_MAX);
-        (Ledger { requests }, tokio::spawn(self.run_or_end(inbox)))
+        let urgent = Arc::new(Notify::new());
+        let writing = tokio::spawn(self.run_or_end(inbox, Arc::clone(&urgent)));
+        (Ledger { requests, urgent }, writing)
     }
 
     /// A daemon that cannot write its ledger any more must not look alive. It ends as if it were
     /// killed, which loses nothing, and whoever supervises it starts it again.
-    async fn run_or_end(self, inbox: mpsc::Receiver<Request>) {
-        if AssertUnwindSafe(self.run(inbox)).catch_unwind().await.is_err() {
+    async fn run_or_end(self, inbox: mpsc::Receiver<Request>, urgent: Arc<Notify>) {
+        if AssertUnwindSafe(self.run(inbox, &urgent)).catch_unwind().await.is_err() {
             error!(
                 "the ledger's writer failed (a defect: please report it); the daemon ends here, and \
                  the next start settles what was under way"
@@ -158,9 +183,10 @@ impl Writer {
         }
     }
 
-    async fn run(self, mut inbox: mpsc::Receiver<Request>) {
+    async fn run(self, mut inbox: mpsc::Receiver<Request>, urgent: &Notify) {
         let mut requests = Vec::with_capacity(GROUP_MAX);
         while inbox.recv_many(&mut requests, GROUP_MAX).await > 0 {
+            linger(&mut inbox, &mut requests, urgent).await;
             let group = Group::gather(requests.drain(..));
             // Nobody counts between the commit and its being told.
             let tallies = Arc::clone(&self.tallies);
@@ -175,7 +201,7 @@ impl Writer {
                             retry_delay_ms = delay.as_millis() as u64,
                             "the ledger cannot be written: nothing is handed off until it can"
                         );
-                        tokio::time::sleep(delay).await;
+                        sleep(delay).await;
                         delay = (delay * 2).min(Duration::from_secs(5));
                     }
                 }
@@ -310,6 +336,24 @@ impl Writer {
         }
         for (reply, batch) in group.claim_replies.into_iter().zip(done.batches) {
             let _ = reply.send(batch);
+        }
+    }
+}
+
+/// Takes more requests in while nobody waits for those that are there, and there is room.
+async fn linger(inbox: &mut mpsc::Receiver<Request>, requests: &mut Vec<Request>, urgent: &Notify) {
+    let until = Instant::now() + LINGER;
+    let mut is_waited_for = requests.iter().any(Request::is_waited_for);
+    while !is_waited_for && requests.len() < GROUP_MAX {
+        let in_time = timeout_at(until, urgent.notified()).await.is_ok();
+        while requests.len() < GROUP_MAX
+            && let Ok(request) = inbox.try_recv()
+        {
+            is_waited_for |= request.is_waited_for();
+            requests.push(request);
+        }
+        if !in_time {
+            return;
         }
     }
 }
