@@ -64,12 +64,12 @@ impl Links {
     /// The page to leave, which is also the one-click target of RFC 8058;
     /// [`Purpose::Unsubscribe`](crate::token::Purpose::Unsubscribe).
     pub fn unsubscribe(&self, token: &str) -> String {
-        format!("{}/-/unsubscribe/{token}", self.base)
+        [&self.base, "/-/unsubscribe/", token].concat()
     }
 
     /// A reader's preferences; [`Purpose::Preferences`](crate::token::Purpose::Preferences).
     pub fn preferences(&self, token: &str) -> String {
-        format!("{}/-/preferences/{token}", self.base)
+        [&self.base, "/-/preferences/", token].concat()
     }
 
     /// A reader's own data, from a link that was asked for and mailed;

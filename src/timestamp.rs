@@ -54,6 +54,11 @@ impl Timestamp {
         })
     }
 
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
     /// The date and time as RFC 5322 (section 3.3) wants it in a `Date` field, in UTC.
     pub fn to_rfc5322(self) -> String {
         self.to_jiff().strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()

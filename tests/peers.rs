@@ -19,10 +19,10 @@ use postrider::{
     address::Address,
     merge::{Escape, Field, MergeText, Reader, Segment},
     smtp::{
-        dkim::{Signer, sign_in_place},
+        dkim::{self, Signer},
         message::{
-            CopyFields, FeedbackId, ListFields, ListUnsubscribe, Mailbox, MessageKind,
-            MessageParts, MessageTemplate,
+            ComposedMessage, CopyFields, FeedbackId, ListFields, ListUnsubscribe, Mailbox,
+            MessageKind, MessageParts, MessageTemplate,
         },
     },
     timestamp::Timestamp,
@@ -174,10 +174,10 @@ fn compose(case: &Case, signers: &[Signer]) -> Vec<u8> {
         date: "Sun, 11 Aug 2024 09:05:07 +0000",
         unsubscribe: Some(ListUnsubscribe { https: UNSUBSCRIBE, mailto: MAILTO }),
     };
-    let mut message = Vec::new();
+    let mut message = ComposedMessage::default();
     MessageTemplate::compile(&parts).unwrap().compose(&copy, &mut message).unwrap();
-    sign_in_place(signers, &mut message, 0, Timestamp::now()).unwrap();
-    message
+    dkim::sign(signers, &mut message, Timestamp::now()).unwrap();
+    message.to_vec()
 }
 
 fn merged(text: &MergeText, row: &Row) -> String {

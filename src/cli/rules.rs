@@ -142,7 +142,7 @@ fn explain(
     });
     let now = Timestamp::now();
     let schedule = Schedule {
-        delays: config.sending.retry_delays.clone(),
+        delays: config.sending.retry_delays.as_slice().into(),
         expires_at: now.plus(config.sending.time_to_live),
     };
     let decision = code.map(|code| {

@@ -30,7 +30,8 @@ use crate::{
         client::{Envelope, ReportRequest},
         dkim::{self, DkimError, Signer},
         message::{
-            ComposeError, CopyFields, ListUnsubscribe, Mailbox, MessageTemplate, message_id,
+            ComposeError, ComposedMessage, CopyFields, ListUnsubscribe, Mailbox, MessageTemplate,
+            message_id,
         },
         verp::TokenMailbox,
     },
@@ -55,6 +56,8 @@ pub struct Composer {
     message_id_domain: String,
     request_reports: bool,
     work: Work,
+    /// The `Date` of this second, which thousands of copies share.
+    date: Mutex<(i64, Arc<str>)>,
     issues: Mutex<HashMap<IssueId, Arc<Compiled>>>,
     mails: Mutex<HashMap<ServiceMailId, ServiceMail>>,
 }
@@ -171,6 +174,7 @@ impl Composer {
             message_id_domain: mail.message_id_domain,
             request_reports: mail.request_reports,
             work,
+            date: Mutex::new((i64::MIN, Arc::from(""))),
             issues: Mutex::default(),
             mails: Mutex::default(),
         }
@@ -230,6 +234,16 @@ impl Composer {
         }
     }
 
+    /// `now` as a `Date` field has it.
+    fn date(&self, now: Timestamp) -> Arc<str> {
+        let second = now.seconds();
+        let mut date = self.date.lock().unwrap_or_else(PoisonError::into_inner);
+        if date.0 != second {
+            *date = (second, Arc::from(now.to_rfc5322()));
+        }
+        Arc::clone(&date.1)
+    }
+
     fn kept(&self, issue: IssueId) -> Option<Arc<Compiled>> {
         self.issues.lock().unwrap_or_else(PoisonError::into_inner).get(&issue).cloned()
     }
@@ -253,7 +267,7 @@ impl Composer {
     /// The envelope of a copy: always the same for the same copy.
     pub fn envelope(&self, handed: &Handed) -> Envelope {
         let token = DeliveryToken(handed.claimed.copy).seal(&self.keyring);
-        let mail_from = TokenMailbox::Bounce.address(&token, &self.bounce_domain).to_string();
+        let mail_from = TokenMailbox::Bounce.address(&token, &self.bounce_domain).into_text();
         let mut envelope = Envelope::new(mail_from, handed.address.clone());
         if self.request_reports && handed.address.is_ascii() {
             envelope.report =
@@ -262,19 +276,18 @@ impl Composer {
         envelope
     }
 
-    /// Appends the signed message of a copy to `out`.
+    /// Makes the signed message of a copy in `out`.
     pub fn compose(
         &self,
         handed: &Handed,
         prepared: &Prepared,
-        out: &mut Vec<u8>,
+        out: &mut ComposedMessage,
     ) -> Result<(), CopyError> {
         let mut watch = self.work.watch();
-        let start = out.len();
         let now = Timestamp::now();
         let to = content::parse(&handed.address)?;
         let message_id = message_id(&self.keyring, handed.claimed.copy, &self.message_id_domain);
-        let date = now.to_rfc5322();
+        let date = self.date(now);
         let from_domain = match prepared {
             Prepared::Issue(compiled) => {
                 self.compose_issue(handed, compiled, &to, &message_id, &date, out)?;
@@ -294,7 +307,7 @@ impl Composer {
         };
         watch.lap(Step::Merge);
         if let Some(signers) = self.signers.get(from_domain) {
-            dkim::sign_in_place(signers, out, start, now)?;
+            dkim::sign(signers, out, now)?;
             watch.lap(Step::Sign);
         }
         Ok(())
@@ -307,7 +320,7 @@ impl Composer {
         to: &Address,
         message_id: &str,
         date: &str,
-        out: &mut Vec<u8>,
+        out: &mut ComposedMessage,
     ) -> Result<(), CopyError> {
         let CopyId::Issue { subscriber, .. } = handed.claimed.copy else {
             return Err(CopyError::Missing("a service mail is no copy of an issue"));
@@ -348,7 +361,7 @@ impl Composer {
                 .as_deref()
                 .and_then(|json| serde_json::from_str(json).ok()),
             unsubscribe_url: self.links.unsubscribe(&unsubscribe),
-            unsubscribe_mailto: format!("mailto:{mailbox}"),
+            unsubscribe_mailto: ["mailto:", &mailbox.into_text()].concat(),
             preferences_url: self.links.preferences(&preferences),
             issue_url: &compiled.issue_url,
         }

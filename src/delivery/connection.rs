@@ -36,9 +36,12 @@ use crate::{
     event::Event,
     id::{CopyId, NodeId},
     provider::ProviderId,
-    smtp::client::{
-        CloseReason, Envelope, Phase, Session, SessionState, Timings, Transaction, Verdict,
-        WireError,
+    smtp::{
+        client::{
+            CloseReason, Envelope, Phase, Session, SessionState, Timings, Transaction, Verdict,
+            WireError,
+        },
+        message::ComposedMessage,
     },
     timestamp::Timestamp,
 };
@@ -64,7 +67,7 @@ pub struct Shared {
     /// For how long what it handed off may be sent.
     pub lease: Arc<Lease>,
     /// Waits between tries.
-    pub retry_delays: Vec<Duration>,
+    pub retry_delays: Arc<[Duration]>,
     /// How long an idle connection stays open.
     pub idle: Duration,
     /// Numbers connections.
@@ -112,11 +115,11 @@ pub struct Connection {
     hand: Hand,
     coming: Option<JoinHandle<Fetched>>,
     per_copy: Duration,
-    body: Vec<u8>,
+    message: ComposedMessage,
     /// The envelope that went out with the last body, for the copy that comes next.
     opened: Option<(CopyId, Envelope)>,
     /// The copy that is being made or sent, until its outcome is with the ledger.
-    current: Option<Handed>,
+    current: Option<Arc<Handed>>,
     /// How often breakers had opened when they were asked last.
     openings: u64,
     /// Where the session leads, and where a copy is tried that had its turn there; for relays of kind
@@ -137,7 +140,7 @@ impl Connection {
             hand: Hand::default(),
             coming: None,
             per_copy: Duration::from_millis(20),
-            body: Vec::new(),
+            message: ComposedMessage::default(),
             opened: None,
             current: None,
             openings: 0,

@@ -163,7 +163,7 @@ impl Engine {
             composer: Arc::clone(&composer),
             node,
             lease: Arc::clone(&lease),
-            retry_delays: config.sending.retry_delays.clone(),
+            retry_delays: Arc::from(config.sending.retry_delays.as_slice()),
             idle: config.smtp.idle,
             sessions: AtomicI64::new(1),
             rule_halts: Arc::clone(&rule_halts),

@@ -1,7 +1,7 @@
 //! What a try of one copy leads to. Pure: the verdict, the tries so far and the time come in, the
 //! copy's next state goes out. Nothing here knows a connection or a row.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     breaker::{Hit, Trip},
@@ -27,7 +27,7 @@ const ASKED_DELAY_MAX: Duration = Duration::from_hours(2);
 #[derive(Debug, Clone)]
 pub struct Schedule {
     /// Waits between tries; the last one repeats. Never empty.
-    pub delays: Vec<Duration>,
+    pub delays: Arc<[Duration]>,
     /// When a copy is given up.
     pub expires_at: Timestamp,
 }
@@ -323,7 +323,7 @@ mod tests {
 
     fn schedule() -> Schedule {
         let delays = [5, 15, 30].map(Duration::from_mins).to_vec();
-        Schedule { delays, expires_at: at(0).plus(Duration::from_hours(36)) }
+        Schedule { delays: delays.into(), expires_at: at(0).plus(Duration::from_hours(36)) }
     }
 
     fn at(minutes: u64) -> Timestamp {

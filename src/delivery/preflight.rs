@@ -27,6 +27,7 @@ use crate::{
         lint::{Interest, InterestKind, LintContext, archive_keys},
     },
     newsletter::Newsletter,
+    smtp::message::ComposedMessage,
     timestamp::Timestamp,
 };
 
@@ -284,9 +285,8 @@ pub struct Addressee {
 
 fn compose(composer: &Composer, prepared: &Prepared, recipients: Vec<Recipient>) -> Rehearsal {
     let mut part = Rehearsal::default();
-    let mut message = Vec::new();
+    let mut message = ComposedMessage::default();
     for Recipient { id, address, name, attributes } in recipients {
-        message.clear();
         let handed = unrecorded_copy(id, &Addressee { address, name, attributes });
         match composer.compose(&handed, prepared, &mut message) {
             Ok(()) => {

@@ -98,7 +98,7 @@ pub async fn recover(
             .filter(|remains| !remains.survived_power_loss)
             .filter(|remains| row.node_uid.as_deref() == Some(remains.node_uid.as_str()));
         let entry = trusted.map_or(&empty, |remains| &remains.entries).get(&copy);
-        let schedule = Schedule { delays: rules.retry_delays.to_vec(), expires_at: row.expires_at };
+        let schedule = Schedule { delays: rules.retry_delays.into(), expires_at: row.expires_at };
         let settlement = settle(row, copy, trusted.is_some(), entry, &schedule, node, now);
         match settlement.state {
             CopyState::Uncertain => recovered.uncertain += 1,

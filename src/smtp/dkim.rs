@@ -10,11 +10,12 @@
 
 mod key;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, Digest, SHA256};
 use data_encoding::BASE64;
 
 use self::key::SigningKey;
 pub use self::key::{DkimKeyError, DnsRecord};
+use super::message::ComposedMessage;
 use crate::timestamp::Timestamp;
 
 /// The fields that are signed where they are present, and whether there can be only one. Those are
@@ -128,16 +129,29 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// The `DKIM-Signature` fields of `signers` for `message`, in their order: they go in front of it.
-pub fn signatures(
+/// Puts the signatures of `signers` in front of `message`.
+pub fn sign(
     signers: &[Signer],
-    message: &[u8],
+    message: &mut ComposedMessage,
+    now: Timestamp,
+) -> Result<(), DkimError> {
+    let signatures = signatures(signers, message, now)?;
+    message.put_in_front(&signatures);
+    Ok(())
+}
+
+/// The `DKIM-Signature` fields of `signers` for `message`, in their order.
+fn signatures(
+    signers: &[Signer],
+    message: &ComposedMessage,
     now: Timestamp,
 ) -> Result<Vec<u8>, DkimError> {
-    let (header, body) = split(message)?;
-    let fields = fields(header)?;
+    if !message.has_body() {
+        return Err(DkimError::NotAMessage);
+    }
+    let fields = fields(message.header())?;
     let (names, mut signed) = signed_fields(&fields);
-    let body_hash = BASE64.encode(digest(&SHA256, simple_body(body)).as_ref());
+    let body_hash = BASE64.encode(body_hash(message).as_ref());
     let signed_len = signed.len();
     let mut out = Vec::with_capacity(signers.len() * 1_024);
     for signer in signers {
@@ -153,18 +167,6 @@ pub fn signatures(
         out.extend_from_slice(b"\r\n");
     }
     Ok(out)
-}
-
-/// Puts the signatures of `signers` in front of the message that begins at `start` in `out`.
-pub fn sign_in_place(
-    signers: &[Signer],
-    out: &mut Vec<u8>,
-    start: usize,
-    now: Timestamp,
-) -> Result<(), DkimError> {
-    let signatures = signatures(signers, &out[start..], now)?;
-    out.splice(start..start, signatures);
-    Ok(())
 }
 
 impl Signer {
@@ -193,13 +195,6 @@ fn push_folded(text: &str, separator: &str, mut column: usize, out: &mut Vec<u8>
         out.extend_from_slice(word.as_bytes());
         column += word.len();
     }
-}
-
-/// The header with the CRLF of its last field, and the body.
-fn split(message: &[u8]) -> Result<(&[u8], &[u8]), DkimError> {
-    let at = memchr::memmem::find(message, b"\r\n\r\n");
-    let at = at.ok_or(DkimError::NotAMessage)?;
-    Ok((&message[..at + 2], &message[at + 4..]))
 }
 
 /// One field: its name, and its value with all folds and the last CRLF.
@@ -275,13 +270,29 @@ fn push_relaxed(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Simple body canonicalisation (RFC 6376, section 3.4.3): one CRLF at the end, whatever was there.
-fn simple_body(body: &[u8]) -> &[u8] {
-    let mut body = body;
-    while let Some(shorter) = body.strip_suffix(b"\r\n\r\n") {
-        body = &body[..shorter.len() + 2];
+/// The hash of the body in its simple canonical form (RFC 6376, section 3.4.3): one CRLF at the end,
+/// whatever was there.
+fn body_hash(message: &ComposedMessage) -> Digest {
+    let len = message.body().map(<[u8]>::len).sum::<usize>();
+    let mut left = len - surplus_line_ends(message.body());
+    let mut context = Context::new(&SHA256);
+    for slice in message.body() {
+        let slice = &slice[..slice.len().min(left)];
+        context.update(slice);
+        left -= slice.len();
     }
-    if body.is_empty() { b"\r\n" } else { body }
+    if len == 0 {
+        context.update(b"\r\n");
+    }
+    context.finish()
+}
+
+/// Octets of the line ends behind the first of those that end the body.
+fn surplus_line_ends<'a>(body: impl DoubleEndedIterator<Item = &'a [u8]>) -> usize {
+    let backwards = body.rev().flat_map(|slice| slice.iter().rev());
+    let of_line_ends =
+        backwards.zip(b"\n\r".iter().cycle()).take_while(|(one, other)| one == other);
+    (of_line_ends.count() & !1).saturating_sub(2)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! Owns MIME and header fields. Does not know the envelope (`smtp::verp`), signatures
 //! (`smtp::dkim`), or how text and HTML were rendered (`issue`).
 
+mod composed;
 mod header;
 mod message_id;
 mod part;
@@ -17,6 +18,7 @@ mod quoted_printable;
 
 use self::part::Body;
 pub use self::{
+    composed::ComposedMessage,
     header::{HeaderError, HeaderFault, Mailbox},
     message_id::{copy_of_message_id, message_id},
 };
@@ -141,18 +143,16 @@ impl MessageTemplate {
         Ok(Self { head, body, is_issue })
     }
 
-    /// Appends one copy to `out`, ready to follow DATA: what is missing is only the final `.`.
-    ///
-    /// On an error `out` is as it was.
+    /// Makes one copy in `out`, ready to follow DATA: what is missing is only the final `.`. Whatever
+    /// was in `out` is gone; on an error nothing is in it.
     pub fn compose<R: Reader>(
         &self,
         copy: &CopyFields<'_, R>,
-        out: &mut Vec<u8>,
+        out: &mut ComposedMessage,
     ) -> Result<(), ComposeError> {
-        let start = out.len();
         let composed = self.try_compose(copy, out);
         if composed.is_err() {
-            out.truncate(start);
+            out.clear();
         }
         composed
     }
@@ -163,15 +163,25 @@ impl MessageTemplate {
         // A `To` name grows at most fourfold in encoded words with their frames and folds.
         let own_fields = 1_024 + 3 * crate::address::ADDRESS_OCTETS_MAX + 8 * value_octets_max;
         let slots = self.body.slots_len_max(value_octets_max);
-        self.head.len() + self.body.constant_len() + own_fields + slots
+        self.head.len() + self.body.constant().len() + own_fields + slots
     }
 
     fn try_compose<R: Reader>(
         &self,
         copy: &CopyFields<'_, R>,
+        out: &mut ComposedMessage,
+    ) -> Result<(), ComposeError> {
+        out.begin(self.body.constant(), |header| self.compose_header(copy, header))?;
+        self.body.compose(copy.reader, out)?;
+        Ok(())
+    }
+
+    fn compose_header<R: Reader>(
+        &self,
+        copy: &CopyFields<'_, R>,
         out: &mut Vec<u8>,
     ) -> Result<(), ComposeError> {
-        out.reserve(self.head.len() + self.body.constant_len() + 1_024);
+        out.reserve(self.head.len() + 2_048);
         out.extend_from_slice(&self.head);
         header::push_ascii("Date", &[copy.date], out)?;
         header::push_mailbox("To", copy.to, out)?;
@@ -186,7 +196,6 @@ impl MessageTemplate {
             }
             None => {}
         }
-        self.body.compose(copy.reader, out)?;
         Ok(())
     }
 }

@@ -50,6 +50,17 @@ pub struct TokenAddress<'a> {
     domain: &'a str,
 }
 
+impl TokenAddress<'_> {
+    /// The mailbox as text, in one allocation: every copy has two.
+    pub fn into_text(self) -> String {
+        let letter = match self.mailbox {
+            TokenMailbox::Bounce => "b+",
+            TokenMailbox::Unsubscribe => "u+",
+        };
+        [letter, self.token, "@", self.domain].concat()
+    }
+}
+
 impl fmt::Display for TokenAddress<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{}@{}", self.mailbox.letter(), self.token, self.domain)

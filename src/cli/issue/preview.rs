@@ -18,6 +18,7 @@ use crate::{
     },
     diagnostic::Diagnostic,
     id::{IssueId, SubscriberId},
+    smtp::message::ComposedMessage,
     timestamp::Timestamp,
 };
 
@@ -134,7 +135,7 @@ fn sample_message(
         attributes: None,
     };
     let copy = unrecorded_copy(SubscriberId(0), &reader);
-    let mut message = Vec::new();
+    let mut message = ComposedMessage::default();
     composer.compose(&copy, &Prepared::Issue(Arc::new(compiled)), &mut message)?;
-    Ok(String::from_utf8(message)?)
+    Ok(String::from_utf8(message.to_vec())?)
 }

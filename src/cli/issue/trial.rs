@@ -22,7 +22,10 @@ use crate::{
         relay::Relay,
     },
     id::{IssueId, SubscriberId},
-    smtp::client::{Outgoing, Session, Verdict},
+    smtp::{
+        client::{Outgoing, Session, Verdict},
+        message::ComposedMessage,
+    },
     subscriber::suppression,
     timestamp::Timestamp,
 };
@@ -118,11 +121,12 @@ async fn try_one(
     let copy = unrecorded_copy(nobody, &reader);
     let envelope = composer.envelope(&copy);
     let (composer, prepared) = (Arc::clone(composer), prepared.clone());
-    let body = tokio::task::spawn_blocking(move || {
-        let mut body = Vec::new();
-        composer.compose(&copy, &prepared, &mut body).map(|()| body)
+    let message = tokio::task::spawn_blocking(move || {
+        let mut message = ComposedMessage::default();
+        composer.compose(&copy, &prepared, &mut message).map(|()| message)
     })
     .await??;
+    let body: Vec<&[u8]> = message.slices().collect();
     let outgoing = Outgoing { envelope: &envelope, body: &body };
     let transaction = session.transact(&outgoing, None, || Ok(())).await;
     let accepted = matches!(transaction.verdict, Verdict::Accepted(_));

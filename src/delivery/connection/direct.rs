@@ -233,7 +233,7 @@ impl Connection {
             return self.put_off(soon, error.to_string()).await;
         }
         let schedule = Schedule {
-            delays: self.shared.retry_delays.clone(),
+            delays: Arc::clone(&self.shared.retry_delays),
             expires_at: self.shared.composer.expires_at(front.claimed.copy),
         };
         let decision = policy::unreachable(

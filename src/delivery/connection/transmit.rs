@@ -30,6 +30,9 @@ use crate::{
     timestamp::Timestamp,
 };
 
+/// Characters of a reply that the log keeps.
+const TEXT_CHARACTERS_MAX: usize = 500;
+
 impl Connection {
     /// Sends the copy that is next in hand; with its body goes the envelope of the one after it, if
     /// that is to go `on`.
@@ -43,7 +46,8 @@ impl Connection {
             return self.give_back_all().await;
         }
         let Some(handed) = self.hand.pop() else { return };
-        self.current = Some(handed.clone());
+        let handed = Arc::new(handed);
+        self.current = Some(Arc::clone(&handed));
         let prepared = match self.shared.composer.prepare(&handed).await {
             Ok(prepared) => prepared,
             Err(error) => return self.unsendable(&handed, error.to_string()).await,
@@ -69,7 +73,8 @@ impl Connection {
         let (copy, attempt) = (handed.claimed.copy, handed.claimed.attempts + 1);
         let journal = &self.shared.journal;
         let started = Instant::now();
-        let outgoing = Outgoing { envelope: &envelope, body: &self.body };
+        let body: Vec<&[u8]> = self.message.slices().collect();
+        let outgoing = Outgoing { envelope: &envelope, body: &body };
         let lease = &self.shared.lease;
         let before_dot = || {
             fail_point::reach("dot.before");
@@ -114,25 +119,25 @@ impl Connection {
         }
     }
 
-    /// Makes the copy's message in `self.body`; signing with RSA takes a millisecond and happens
+    /// Makes the copy's message in `self.message`; signing with RSA takes a millisecond and happens
     /// off the I/O threads.
-    async fn compose(&mut self, handed: &Handed, prepared: &Prepared) -> Result<(), String> {
-        let mut body = std::mem::take(&mut self.body);
-        body.clear();
+    async fn compose(&mut self, handed: &Arc<Handed>, prepared: &Prepared) -> Result<(), String> {
+        let mut message = std::mem::take(&mut self.message);
         let composer = &self.shared.composer;
         if !composer.signs_slowly() {
-            let composed = composer.compose(handed, prepared, &mut body);
-            self.body = body;
+            let composed = composer.compose(handed, prepared, &mut message);
+            self.message = message;
             return composed.map_err(|error| error.to_string());
         }
-        let (composer, handed, prepared) = (Arc::clone(composer), handed.clone(), prepared.clone());
+        let (composer, handed, prepared) =
+            (Arc::clone(composer), Arc::clone(handed), prepared.clone());
         let composed = tokio::task::spawn_blocking(move || {
-            let composed = composer.compose(&handed, &prepared, &mut body);
-            (composed, body)
+            let composed = composer.compose(&handed, &prepared, &mut message);
+            (composed, message)
         });
         match composed.await {
-            Ok((composed, body)) => {
-                self.body = body;
+            Ok((composed, message)) => {
+                self.message = message;
                 composed.map_err(|error| error.to_string())
             }
             Err(error) => Err(format!("signing failed: {error}")),
@@ -159,7 +164,7 @@ impl Connection {
         let now = Timestamp::now();
         let provider = ProviderId(handed.claimed.provider);
         let schedule = Schedule {
-            delays: self.shared.retry_delays.clone(),
+            delays: Arc::clone(&self.shared.retry_delays),
             expires_at: self.shared.composer.expires_at(handed.claimed.copy),
         };
         let jitter = rand::random_range(-1.0..=1.0);
@@ -184,7 +189,7 @@ impl Connection {
                 Some(reply) => {
                     event.code = Some(i64::from(reply.code));
                     event.enhanced = reply.enhanced.map(|code| code.to_string());
-                    event.text = Some(reply.text.chars().take(500).collect());
+                    event.text = Some(beginning(&reply.text).to_owned());
                 }
                 None => event.text.clone_from(&decision.reason),
             }
@@ -267,5 +272,13 @@ impl Connection {
         self.current = None;
         self.shared.settle(handed, decision, Some(event)).await;
         self.hand.through(&self.shared, self.worker);
+    }
+}
+
+/// As much of a reply as the log keeps.
+fn beginning(text: &str) -> &str {
+    match text.len() {
+        0..=TEXT_CHARACTERS_MAX => text,
+        _ => text.char_indices().nth(TEXT_CHARACTERS_MAX).map_or(text, |(end, _)| &text[..end]),
     }
 }

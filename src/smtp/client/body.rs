@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::Session;
 use super::envelope::Envelope;
 use super::outcome::{CloseReason, Phase, Verdict, WireError};
-use super::transact::{Course, Ended};
-use super::wire::WriteEnd;
+use super::transact::{Course, Ended, Outgoing};
+use super::wire::{Run, WriteEnd};
 use crate::smtp::reply::Reply;
 
 /// The terminator, on the line after the body's last CRLF (RFC 5321, section 4.1.1.4).
@@ -40,15 +40,19 @@ impl Session {
     /// Writes the body, the terminator and, where it may, the next envelope.
     pub(super) async fn write_body(
         &mut self,
-        body: &[u8],
+        message: &Outgoing<'_>,
         next: Option<&Envelope>,
         before_dot: impl FnOnce() -> io::Result<()>,
         course: &mut Course,
     ) -> Result<Following, Ended> {
-        let (early, last) = body.split_at(body.len().saturating_sub(LAST_PIECE_MAX));
-        if !early.is_empty() {
-            let within = self.deadlines.for_body(early.len());
-            let written = self.wire.write(early, &[], early.len(), within).await;
+        let len = message.body_len();
+        let early = len.saturating_sub(LAST_PIECE_MAX);
+        if early > 0 {
+            let within = self.deadlines.for_body(early);
+            let written = self
+                .wire
+                .write_run(Run { pieces: message.body, range: 0..early, tail: &[] }, early, within)
+                .await;
             course.bytes = written.handed as u64;
             if !matches!(written.end, WriteEnd::Done) {
                 return Err(self.body_stopped(written.end).await);
@@ -56,15 +60,23 @@ impl Session {
         }
         self.prepare_tail(next);
         before_dot().map_err(|error| Ended::failed(Phase::Body, WireError::Withheld(error)))?;
-        let within = self.deadlines.for_body(last.len());
-        let written = self.wire.write(last, &self.tail, last.len(), within).await;
-        let dot_end = last.len() + DOT.len();
+        let last = len - early;
+        let within = self.deadlines.for_body(last);
+        let written = self
+            .wire
+            .write_run(
+                Run { pieces: message.body, range: early..len, tail: &self.tail },
+                last,
+                within,
+            )
+            .await;
+        let dot_end = last + DOT.len();
         course.bytes += written.handed.min(dot_end) as u64;
         course.next_opened = written.handed > dot_end;
         match written.end {
             WriteEnd::Done if course.next_opened => Ok(Following::Envelope),
             WriteEnd::Done => Ok(Following::Nothing),
-            end if written.handed <= last.len() => Err(self.body_stopped(end).await),
+            end if written.handed <= last => Err(self.body_stopped(end).await),
             // The whole terminator is out: a reply may come, and then it decides.
             WriteEnd::Failed(error) if written.handed >= dot_end => {
                 Ok(Following::Broken(CloseReason::of(&error)))

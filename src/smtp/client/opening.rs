@@ -26,10 +26,10 @@ impl Session {
     pub(super) async fn open(&mut self, message: &Outgoing<'_>) -> Result<(), Ended> {
         let was_open = std::mem::take(&mut self.opened);
         let close = was_open.then_some(CloseReason::Abandoned);
-        if !message.body.ends_with(b"\r\n") {
+        if !message.is_finished() {
             return Err(Ended::not_sent(Unsendable::UnfinishedBody, close));
         }
-        let body_len = Some(message.body.len());
+        let body_len = Some(message.body_len());
         let rendered = message.envelope.render(&self.capabilities, body_len, &mut self.commands);
         rendered.map_err(|why| Ended::not_sent(why, close))?;
         if was_open {

@@ -8,5 +8,6 @@ mod envelopes;
 mod matrix;
 mod opening;
 mod reuse;
+mod runs;
 mod server;
 mod tls;

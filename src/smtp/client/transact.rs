@@ -17,8 +17,22 @@ use crate::smtp::reply::Reply;
 pub struct Outgoing<'a> {
     /// Sender and recipient.
     pub envelope: &'a Envelope,
-    /// The message: CRLF lines, dot-stuffed, ending in CRLF, without the terminator.
-    pub body: &'a [u8],
+    /// The message: CRLF lines, dot-stuffed, ending in CRLF, without the terminator; in pieces that
+    /// need not lie next to each other.
+    pub body: &'a [&'a [u8]],
+}
+
+impl Outgoing<'_> {
+    /// Octets of the body.
+    pub(super) fn body_len(&self) -> usize {
+        self.body.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Whether the terminator would stand on a line of its own.
+    pub(super) fn is_finished(&self) -> bool {
+        let backwards = self.body.iter().rev().flat_map(|piece| piece.iter().rev());
+        backwards.take(2).eq(b"\n\r")
+    }
 }
 
 /// How a transaction ended: with a verdict, and perhaps with the session.
@@ -107,7 +121,7 @@ impl Session {
         course.timings.envelope_us = micros(start, body_start);
         opened?;
 
-        let finished = self.write_body(message.body, next, before_dot, course).await;
+        let finished = self.write_body(message, next, before_dot, course).await;
         let body_end = Instant::now();
         course.timings.body_us = micros(body_start, body_end);
         let following = finished?;

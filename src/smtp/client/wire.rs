@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl Stream {
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>; 2],
+        parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
@@ -103,6 +104,58 @@ pub(super) struct Written {
     pub(super) handed: usize,
     /// Why it stopped.
     pub(super) end: WriteEnd,
+}
+
+/// How many slices one write hands over at most: a copy with thirty slots has twice as many pieces.
+pub(super) const SLICES_MAX: usize = 128;
+
+/// What is written as one: octets that lie in pieces, and more behind them.
+#[derive(Debug, Clone)]
+pub(super) struct Run<'a> {
+    /// Where the octets lie.
+    pub(super) pieces: &'a [&'a [u8]],
+    /// Which of them are written, counted over all pieces.
+    pub(super) range: Range<usize>,
+    /// What follows them.
+    pub(super) tail: &'a [u8],
+}
+
+impl<'a> Run<'a> {
+    /// How many octets that are.
+    pub(super) fn len(&self) -> usize {
+        self.range.len() + self.tail.len()
+    }
+
+    /// The octets from `from` on, as far as `slices` has room.
+    pub(super) fn slices_from<'b>(
+        &self,
+        from: usize,
+        slices: &'b mut [IoSlice<'a>; SLICES_MAX],
+    ) -> &'b [IoSlice<'a>] {
+        let Range { start, end } = self.range;
+        let (mut skip, mut left) = (start + from, (end - start).saturating_sub(from));
+        let mut count = 0;
+        for piece in self.pieces {
+            if left == 0 || count == SLICES_MAX {
+                break;
+            }
+            if skip >= piece.len() {
+                skip -= piece.len();
+                continue;
+            }
+            let piece = &piece[skip..];
+            let piece = &piece[..piece.len().min(left)];
+            (skip, left) = (0, left - piece.len());
+            slices[count] = IoSlice::new(piece);
+            count += 1;
+        }
+        if left == 0 && count < SLICES_MAX {
+            let from = from.saturating_sub(end - start);
+            slices[count] = IoSlice::new(&self.tail[from..]);
+            count += 1;
+        }
+        &slices[..count]
+    }
 }
 
 /// A connection with the replies that came over it.
@@ -198,8 +251,7 @@ impl Wire {
         .await
     }
 
-    /// Writes `first` and `second` as one, listening all the while. Anything the server says while
-    /// no more than `guard` bytes were handed over stops the write.
+    /// Writes `first` and `second` as one; see [`Self::write_run`].
     pub(super) async fn write(
         &mut self,
         first: &[u8],
@@ -207,9 +259,20 @@ impl Wire {
         guard: usize,
         within: Duration,
     ) -> Written {
+        let run = Run { pieces: &[first], range: 0..first.len(), tail: second };
+        self.write_run(run, guard, within).await
+    }
+
+    /// Writes `run`, listening all the while. Anything the server says while no more than `guard`
+    /// bytes were handed over stops the write.
+    pub(super) async fn write_run(
+        &mut self,
+        run: Run<'_>,
+        guard: usize,
+        within: Duration,
+    ) -> Written {
         let mut handed = 0;
-        let writing =
-            std::future::poll_fn(|cx| self.poll_write(cx, first, second, guard, &mut handed));
+        let writing = std::future::poll_fn(|cx| self.poll_write(cx, &run, guard, &mut handed));
         let end = match timeout(within, writing).await {
             Ok(end) => end,
             Err(_) => WriteEnd::Failed(WireError::Deadline(within)),
@@ -220,12 +283,11 @@ impl Wire {
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        first: &[u8],
-        second: &[u8],
+        run: &Run<'_>,
         guard: usize,
         handed: &mut usize,
     ) -> Poll<WriteEnd> {
-        let total = first.len() + second.len();
+        let total = run.len();
         loop {
             // Once all is handed over, the write is done whatever came meanwhile: a server that
             // answers and hangs up at once has left its replies, and they are read first.
@@ -251,11 +313,9 @@ impl Wire {
             if *handed == total {
                 return Poll::Pending;
             }
-            let rest = [
-                IoSlice::new(first.get(*handed..).unwrap_or_default()),
-                IoSlice::new(&second[handed.saturating_sub(first.len())..]),
-            ];
-            match ready!(self.stream.poll_write(cx, &rest)) {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let slices = run.slices_from(*handed, &mut slices);
+            match ready!(self.stream.poll_write(cx, slices)) {
                 Ok(0) => {
                     let error = io::Error::from(io::ErrorKind::WriteZero);
                     return Poll::Ready(WriteEnd::Failed(WireError::Io(error)));

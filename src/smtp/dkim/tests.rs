@@ -1,7 +1,10 @@
 //! Signatures: verified here with the public key that the DNS record gives, and by other people's
 //! verifiers in `tests/peers.rs`.
 
-use aws_lc_rs::signature::{ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use aws_lc_rs::{
+    digest::digest,
+    signature::{ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,11 +35,23 @@ fn tag(field: &str, name: &str) -> String {
     tags.find(|(known, _)| *known == name).unwrap().1.to_owned()
 }
 
+fn composed(message: &[u8]) -> ComposedMessage {
+    ComposedMessage::of_bytes(message)
+}
+
+fn canonical_body(mut body: &[u8]) -> &[u8] {
+    while let Some(shorter) = body.strip_suffix(b"\r\n\r\n") {
+        body = &body[..shorter.len() + 2];
+    }
+    if body.is_empty() { b"\r\n" } else { body }
+}
+
 /// Checks one signature field as a verifier does, from the record in the DNS.
 fn verifies(field: &str, message: &[u8], record: &DnsRecord) -> bool {
-    let (header, body) = split(message).unwrap();
+    let end = message.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let (header, body) = (&message[..end + 2], &message[end + 4..]);
     let header_fields = fields(header).unwrap();
-    if tag(field, "bh") != BASE64.encode(digest(&SHA256, simple_body(body)).as_ref()) {
+    if tag(field, "bh") != BASE64.encode(digest(&SHA256, canonical_body(body)).as_ref()) {
         return false;
     }
     let mut data = Vec::new();
@@ -77,7 +92,7 @@ fn split_fields(signatures: &[u8]) -> Vec<String> {
 #[test]
 fn both_signatures_verify_with_their_records() {
     let signers = signers();
-    let signatures = signatures(&signers, MESSAGE, now()).unwrap();
+    let signatures = signatures(&signers, &composed(MESSAGE), now()).unwrap();
     let fields = split_fields(&signatures);
     assert_eq!(fields.len(), 2);
     for (field, signer) in fields.iter().zip(&signers) {
@@ -85,17 +100,16 @@ fn both_signatures_verify_with_their_records() {
         assert!(field.lines().all(|line| line.len() <= 78), "{field}");
         assert_eq!(tag(field, "t"), "1723367107");
     }
-    let mut message = b"before".to_vec();
-    message.extend_from_slice(MESSAGE);
-    sign_in_place(&signers, &mut message, 6, now()).unwrap();
+    let mut message = ComposedMessage::of_bytes(MESSAGE);
+    sign(&signers, &mut message, now()).unwrap();
     // Both algorithms are deterministic.
-    assert_eq!(message, [b"before", &signatures[..], MESSAGE].concat());
+    assert_eq!(message.to_vec(), [&signatures[..], MESSAGE].concat());
 }
 
 #[test]
 fn relays_may_fold_headers_and_change_nothing_else() {
     let signers = signers();
-    let signatures = signatures(&signers, MESSAGE, now()).unwrap();
+    let signatures = signatures(&signers, &composed(MESSAGE), now()).unwrap();
     let text = std::str::from_utf8(MESSAGE).unwrap();
     let altered = |from: &str, to: &str| {
         assert!(text.contains(from));
@@ -122,7 +136,7 @@ fn relays_may_fold_headers_and_change_nothing_else() {
 
 #[test]
 fn the_signed_fields_are_named_once_more_where_there_is_one() {
-    let signatures = signatures(&signers()[1..], MESSAGE, now()).unwrap();
+    let signatures = signatures(&signers()[1..], &composed(MESSAGE), now()).unwrap();
     let field = split_fields(&signatures).remove(0);
     assert_eq!(
         tag(&field, "h"),
@@ -134,8 +148,8 @@ fn the_signed_fields_are_named_once_more_where_there_is_one() {
 #[test]
 fn fields_that_occur_twice_are_signed_from_the_last() {
     let message = b"From: a@example.com\r\nList-Id: <one>\r\nList-Id: <two>\r\n\r\n";
-    let (header, _) = split(message).unwrap();
-    let (names, signed) = signed_fields(&fields(header).unwrap());
+    let message = composed(message);
+    let (names, signed) = signed_fields(&fields(message.header()).unwrap());
     assert!(names.ends_with(":list-id:list-id"));
     let signed = String::from_utf8(signed).unwrap();
     assert_eq!(signed, "from:a@example.com\r\nlist-id:<two>\r\nlist-id:<one>\r\n");
@@ -150,13 +164,22 @@ fn a_body_ends_in_one_line_break() {
         ("a\r\n\r\n\r\n", "a\r\n"),
         ("a \r\n\r\nb\r\n\r\n", "a \r\n\r\nb\r\n"),
     ] {
-        assert_eq!(simple_body(body.as_bytes()), canonical.as_bytes(), "{body:?}");
+        let message = composed(format!("From: a\r\n\r\n{body}").as_bytes());
+        let expected = digest(&SHA256, canonical.as_bytes());
+        assert_eq!(body_hash(&message).as_ref(), expected.as_ref(), "{body:?}");
+        // However it is cut into pieces.
+        for cut in 0..=body.len() {
+            let (one, other) = body.as_bytes().split_at(cut);
+            let surplus = surplus_line_ends([one, other].into_iter());
+            assert_eq!(surplus, surplus_line_ends([body.as_bytes()].into_iter()), "{body:?} {cut}");
+        }
     }
 }
 
 #[test]
 fn what_is_no_message_is_not_signed() {
-    let refused = |message: &[u8]| signatures(&signers()[1..], message, now()).unwrap_err();
+    let refused =
+        |message: &[u8]| signatures(&signers()[1..], &composed(message), now()).unwrap_err();
     assert_eq!(refused(b""), DkimError::NotAMessage);
     assert_eq!(refused(b"From: a\n\nbody"), DkimError::NotAMessage);
     assert_eq!(refused(b" folded\r\n\r\n"), DkimError::NotAField(1));
@@ -182,7 +205,7 @@ fn a_new_key_signs_and_can_be_read_again() {
     let (new, pem) = Signer::generate_ed25519("example.com", "ed2").unwrap();
     let again = Signer::from_pem("example.com", "ed2", &pem).unwrap();
     assert_eq!(new.dns_record(), again.dns_record());
-    let signed = signatures(&[new], MESSAGE, now()).unwrap();
+    let signed = signatures(&[new], &composed(MESSAGE), now()).unwrap();
     assert!(verifies(&split_fields(&signed)[0], MESSAGE, &again.dns_record()));
 }
 
@@ -223,8 +246,8 @@ proptest! {
     ) {
         let signers = &signers()[1..];
         let message = [b"From: a@example.com\r\n", header.as_bytes(), b"\r\n", &body[..]].concat();
-        let signed = signatures(signers, &message, now()).unwrap();
+        let signed = signatures(signers, &composed(&message), now()).unwrap();
         prop_assert!(verifies(&split_fields(&signed)[0], &message, &signers[0].dns_record()));
-        let _ = signatures(signers, &noise, now());
+        let _ = signatures(signers, &composed(&noise), now());
     }
 }

@@ -3,16 +3,16 @@
 //! A slot always begins at the beginning of a line, and so does the literal after it: the encoding
 //! of either does not depend on the other. That is what makes a copy a matter of copying slices.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use super::quoted_printable;
+use super::{composed::ComposedMessage, quoted_printable};
 use crate::merge::{Escape, Field, MergeText, MissingField, Reader, Segment, slot_value};
 
 /// The encoded body of a message, from the blank line before it to the closing boundary.
 #[derive(Debug, Clone)]
 pub(super) struct Body {
     /// Everything that all copies share, one piece after another.
-    constant: Vec<u8>,
+    constant: Arc<Vec<u8>>,
     pieces: Vec<Piece>,
     /// The different slots; one that stands in many places is encoded once per copy.
     slots: Vec<Slot>,
@@ -44,35 +44,40 @@ struct Slot {
     fallback: Option<String>,
 }
 
-/// Where a slot's encoded value already stands in the copy that is being composed.
-#[derive(Debug, Clone, Copy)]
+/// Where a slot's encoded value is kept in the copy that is being composed.
+#[derive(Debug, Clone)]
 struct Placed {
-    start: usize,
-    len: usize,
-    ends_inside_line: bool,
+    value: Range<usize>,
+    /// The same with the soft break behind it that text on the same line needs.
+    before_text: Range<usize>,
 }
 
 impl Body {
     /// Encodes both parts.
     pub(super) fn compile(text: &MergeText, html: &MergeText, boundary: &str) -> Self {
-        let mut body = Self { constant: Vec::new(), pieces: Vec::new(), slots: Vec::new() };
+        let mut body = Self { constant: Arc::default(), pieces: Vec::new(), slots: Vec::new() };
         let mut start = 0;
         for (part, subtype) in [(text, "plain"), (html, "html")] {
             let head = format!(
                 "\r\n--{boundary}\r\nContent-Type: text/{subtype}; charset=utf-8\r\n\
                  Content-Transfer-Encoding: quoted-printable\r\n\r\n"
             );
-            body.constant.extend_from_slice(head.as_bytes());
+            body.constant_mut().extend_from_slice(head.as_bytes());
             start = body.push_part(part, start);
         }
-        body.constant.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        body.constant_mut().extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
         body.pieces.push(Piece::Constant(start..body.constant.len()));
         body
     }
 
-    /// Octets of all that is the same in every copy.
-    pub(super) fn constant_len(&self) -> usize {
-        self.constant.len()
+    /// All that is the same in every copy.
+    pub(super) fn constant(&self) -> &Arc<Vec<u8>> {
+        &self.constant
+    }
+
+    /// While the body is compiled nobody else has it.
+    fn constant_mut(&mut self) -> &mut Vec<u8> {
+        Arc::make_mut(&mut self.constant)
     }
 
     /// The most octets that all slots take together when no value is longer than `octets`.
@@ -98,46 +103,49 @@ impl Body {
     pub(super) fn compose<R: Reader>(
         &self,
         reader: &R,
-        out: &mut Vec<u8>,
+        out: &mut ComposedMessage,
     ) -> Result<(), MissingField> {
         let mut placed = vec![None; self.slots.len()];
         for piece in &self.pieces {
             match piece {
-                Piece::Constant(range) => out.extend_from_slice(&self.constant[range.clone()]),
+                Piece::Constant(range) => out.push_shared(range.clone()),
                 Piece::Slot { slot, after } => {
-                    self.place(*slot, *after, reader, &mut placed[*slot], out)?;
+                    let placed = &mut placed[*slot];
+                    let placed = match placed {
+                        Some(placed) => placed,
+                        None => placed.insert(self.encode(*slot, reader, out)?),
+                    };
+                    match after {
+                        After::Text => out.push_kept(placed.before_text.clone()),
+                        // A part must not end in a soft break (RFC 2045, section 6.7, rule 5
+                        // (Note)): without a value, the one before the slot goes.
+                        After::End if placed.value.is_empty() => out.strip_end(b"=\r\n"),
+                        After::End | After::LineBreak => out.push_kept(placed.value.clone()),
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn place<R: Reader>(
+    fn encode<R: Reader>(
         &self,
         slot: usize,
-        after: After,
         reader: &R,
-        placed: &mut Option<Placed>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), MissingField> {
-        let Placed { len, ends_inside_line, .. } = if let Some(known) = *placed {
-            out.extend_from_within(known.start..known.start + known.len);
-            known
-        } else {
-            let Slot { field, escape, fallback } = &self.slots[slot];
-            let value = slot_value(reader, field, *escape, fallback.as_deref())?;
-            let start = out.len();
-            let ends_inside_line = quoted_printable::encode(&value, out) > 0;
-            *placed.insert(Placed { start, len: out.len() - start, ends_inside_line })
-        };
-        match after {
-            After::Text if ends_inside_line => quoted_printable::soft_break(out),
-            // A part must not end in a soft break (RFC 2045, section 6.7, rule 5 (Note)): without a
-            // value, the one before the slot goes.
-            After::End if len == 0 && out.ends_with(b"=\r\n") => out.truncate(out.len() - 3),
-            _ => {}
-        }
-        Ok(())
+        out: &mut ComposedMessage,
+    ) -> Result<Placed, MissingField> {
+        let Slot { field, escape, fallback } = &self.slots[slot];
+        let value = slot_value(reader, field, *escape, fallback.as_deref())?;
+        let (before_text, len) = out.keep(|own| {
+            let start = own.len();
+            let ends_inside_line = quoted_printable::encode(&value, own) > 0;
+            let len = own.len() - start;
+            if ends_inside_line {
+                quoted_printable::soft_break(own);
+            }
+            len
+        });
+        Ok(Placed { value: before_text.start..before_text.start + len, before_text })
     }
 
     /// Encodes one part and returns where the constant piece after its last slot begins.
@@ -146,9 +154,10 @@ impl Body {
         for (at, segment) in segments.iter().enumerate() {
             match segment {
                 Segment::Literal(text) => {
-                    let column = quoted_printable::encode(text, &mut self.constant);
+                    let constant = self.constant_mut();
+                    let column = quoted_printable::encode(text, constant);
                     if column > 0 && at + 1 < segments.len() {
-                        quoted_printable::soft_break(&mut self.constant);
+                        quoted_printable::soft_break(constant);
                     }
                 }
                 Segment::Slot { field, escape, fallback } => {

@@ -61,9 +61,13 @@ fn composed(template: &MessageTemplate, row: &Row) -> Result<Vec<u8>, ComposeErr
         date: "Sun, 11 Aug 2024 09:05:07 +0000",
         unsubscribe: Some(UNSUBSCRIBE),
     };
-    let mut out = b"what was there before".to_vec();
+    // In the room of another, which leaves nothing behind.
+    let mut out = ComposedMessage::of_bytes(b"From: eve@example.com\r\n\r\nbefore\r\n");
     template.compose(&copy, &mut out)?;
-    Ok(out.split_off(21))
+    let whole = out.to_vec();
+    assert_eq!(out.len(), whole.len());
+    assert_eq!([out.header(), b"\r\n", &out.body().collect::<Vec<_>>().concat()].concat(), whole);
+    Ok(whole)
 }
 
 fn slot(field: Field, escape: Escape, fallback: Option<&str>) -> Segment {
@@ -179,8 +183,9 @@ fn a_service_mail_says_that_a_program_answers() {
         date: "Sun, 11 Aug 2024 09:05:07 +0000",
         unsubscribe: None,
     };
-    let mut out = Vec::new();
+    let mut out = ComposedMessage::default();
     template.compose(&copy, &mut out).unwrap();
+    let out = out.to_vec();
     assert_ready_for_the_wire(&out);
     let message = MessageParser::default().parse(&out).unwrap();
     assert_eq!(message.header_raw("Auto-Submitted").unwrap().trim(), "auto-generated");
@@ -236,11 +241,11 @@ fn an_issue_without_a_way_to_leave_is_not_composed() {
         date: "Sun, 11 Aug 2024 09:05:07 +0000",
         unsubscribe: None,
     };
-    let mut out = b"kept".to_vec();
+    let mut out = ComposedMessage::of_bytes(b"another");
     let refused = issue(&body, &body).compose(&copy, &mut out);
     let field = Field::UnsubscribeUrl;
     assert_eq!(refused, Err(ComposeError::Missing(MissingField { field })));
-    assert_eq!(out, b"kept");
+    assert!(out.is_empty());
 }
 
 #[test]
@@ -253,7 +258,7 @@ fn a_copy_that_cannot_be_made_leaves_nothing_behind() {
     );
     let to = ada();
     let hostile = |name, message_id, date, https| {
-        let mut out = b"kept".to_vec();
+        let mut out = ComposedMessage::of_bytes(b"another");
         let copy = CopyFields {
             reader: &Row(vec![(Field::Name, "Ada".into())]),
             to: Mailbox { name: Some(name), address: &to },
@@ -263,7 +268,7 @@ fn a_copy_that_cannot_be_made_leaves_nothing_behind() {
         };
         let refused = template.compose(&copy, &mut out).unwrap_err();
         assert!(matches!(refused, ComposeError::Header(_)), "{refused}");
-        assert_eq!(out, b"kept");
+        assert!(out.is_empty());
     };
     let (id, date, https) = ("a@example.com", "Sun, 11 Aug 2024 09:05:07 +0000", "https://a/");
     hostile("Ada\r\nBcc: eve@example.com", id, date, https);
@@ -317,8 +322,9 @@ fn an_address_outside_ascii_is_written_as_it_is() {
         date: "Sun, 11 Aug 2024 09:05:07 +0000",
         unsubscribe: Some(UNSUBSCRIBE),
     };
-    let mut out = Vec::new();
+    let mut out = ComposedMessage::default();
     issue(&body, &body).compose(&copy, &mut out).unwrap();
+    let out = out.to_vec();
     let parsed = MessageParser::default().parse(&out).unwrap();
     let read = parsed.to().unwrap().first().unwrap();
     assert_eq!(read.address(), Some("用户@xn--fsqu00a.example"));

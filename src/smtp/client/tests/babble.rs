@@ -72,7 +72,7 @@ async fn check(script: Vec<Vec<u8>>, greets: bool, across: bool) -> Result<(), T
         let (this, next) = (envelope(number), envelope(number + 1));
         let next = (across && number < 4).then_some(&next);
         let body = body(number);
-        let message = Outgoing { envelope: &this, body: &body };
+        let message = Outgoing { envelope: &this, body: &[&body] };
         let outcome = send(&mut session, &message, next).await;
         let usable = outcome.0.session == SessionState::Usable;
         outcomes.push(outcome);

@@ -32,12 +32,14 @@ async fn run(cut: Cut) -> (Vec<(Transaction, u32)>, Seen) {
     let shared = automaton.seen();
     let endpoint = Endpoint::new("in-memory.example", 25, "client.example");
     let mut outcomes = Vec::new();
+    // A body lies in pieces, and pieces may be empty.
+    let body: Vec<&[u8]> = BODY.chunks(7).flat_map(|piece| [piece, b""]).collect();
     let stream = Stream::Scripted(Box::new(automaton));
     if let Ok(mut session) = Session::establish(stream, None, &endpoint).await {
         for number in 1..=2 {
             let (this, next) = (envelope(number), envelope(number + 1));
             let next = (cut.across && number < 2).then_some(&next);
-            let message = Outgoing { envelope: &this, body: BODY };
+            let message = Outgoing { envelope: &this, body: &body };
             let outcome = send(&mut session, &message, next).await;
             let usable = outcome.0.session == SessionState::Usable;
             outcomes.push(outcome);

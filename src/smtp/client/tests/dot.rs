@@ -15,10 +15,10 @@ async fn second_dot(fault: &Fault, deadlines: Deadlines) -> Vec<(Transaction, Jo
         let mut session =
             Session::connect(&Endpoint { deadlines, ..server.endpoint() }).await.unwrap();
         let (first, second, third) = (envelope(1), envelope(2), envelope(3));
-        let message = Outgoing { envelope: &first, body: BODY };
+        let message = Outgoing { envelope: &first, body: &[BODY] };
         let (transaction, _) = send(&mut session, &message, across.then_some(&second)).await;
         assert!(matches!(transaction.verdict, Verdict::Accepted(_)));
-        let message = Outgoing { envelope: &second, body: BODY };
+        let message = Outgoing { envelope: &second, body: &[BODY] };
         let (transaction, calls) = send(&mut session, &message, across.then_some(&third)).await;
         assert_eq!(calls, 1);
         drop(session);
@@ -86,7 +86,7 @@ async fn a_no_counts_and_leaves_the_next_message_alone() {
         .await;
         let mut session = server.session().await;
         let (first, second) = (envelope(1), envelope(2));
-        let message = Outgoing { envelope: &first, body: BODY };
+        let message = Outgoing { envelope: &first, body: &[BODY] };
         let (transaction, _) = send(&mut session, &message, Some(&second)).await;
         assert!(
             matches!(transaction.verdict, Verdict::Refused { phase: Phase::Dot, .. }),
@@ -94,7 +94,7 @@ async fn a_no_counts_and_leaves_the_next_message_alone() {
             transaction.verdict
         );
         assert!(transaction.next_opened && session.holds_envelope());
-        let message = Outgoing { envelope: &second, body: BODY };
+        let message = Outgoing { envelope: &second, body: &[BODY] };
         let (transaction, _) = send(&mut session, &message, None).await;
         assert!(matches!(transaction.verdict, Verdict::Accepted(_)), "{}", transaction.verdict);
         session.quit().await;
@@ -132,7 +132,7 @@ async fn closed_in_the_middle_of_the_body_is_safe() {
             let server = Server::start(base.fault(At::Body(1), fault)).await;
             let mut session = server.session().await;
             let this = envelope(1);
-            let message = Outgoing { envelope: &this, body: &body };
+            let message = Outgoing { envelope: &this, body: &[&body] };
             let (transaction, calls) = send(&mut session, &message, None).await;
             let verdict = &transaction.verdict;
             let is_safe = match verdict {
@@ -159,7 +159,7 @@ async fn a_refusal_in_the_middle_of_the_body_is_heard_and_ends_it() {
     let server = Server::start(Plan::pipelining().fault(At::Body(1), fault)).await;
     let mut session = server.session().await;
     let this = envelope(1);
-    let message = Outgoing { envelope: &this, body: &body };
+    let message = Outgoing { envelope: &this, body: &[&body] };
     let (transaction, calls) = send(&mut session, &message, None).await;
     assert!(
         matches!(&transaction.verdict, Verdict::Refused { phase: Phase::Body, reply } if reply.code == 552),
@@ -180,7 +180,7 @@ async fn an_acceptance_in_the_middle_of_the_body_accepts_nothing() {
     let server = Server::start(Plan::pipelining().fault(At::Body(1), fault)).await;
     let mut session = server.session().await;
     let this = envelope(1);
-    let message = Outgoing { envelope: &this, body: &body };
+    let message = Outgoing { envelope: &this, body: &[&body] };
     let (transaction, calls) = send(&mut session, &message, None).await;
     let verdict = &transaction.verdict;
     assert!(matches!(verdict, Verdict::Failed { phase: Phase::Body, .. }), "{verdict}");
@@ -202,7 +202,7 @@ async fn a_server_that_takes_no_bytes_runs_into_the_body_deadline() {
     let endpoint = Endpoint { deadlines, ..server.endpoint() };
     let mut session = Session::connect(&endpoint).await.unwrap();
     let this = envelope(1);
-    let message = Outgoing { envelope: &this, body: &body };
+    let message = Outgoing { envelope: &this, body: &[&body] };
     let (transaction, calls) = send(&mut session, &message, None).await;
     let verdict = &transaction.verdict;
     assert!(
@@ -219,7 +219,7 @@ async fn a_failing_journal_withholds_the_dot() {
         let server = Server::start(Plan::pipelining()).await;
         let mut session = server.session().await;
         let (this, next) = (envelope(1), envelope(2));
-        let message = Outgoing { envelope: &this, body: BODY };
+        let message = Outgoing { envelope: &this, body: &[BODY] };
         let full = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
         let transaction = session.transact(&message, across.then_some(&next), full).await;
         let verdict = &transaction.verdict;
@@ -257,10 +257,10 @@ async fn last_words_that_come_with_the_end_of_the_connection_are_heard() {
     let mut session = Session::establish(stream, None, &endpoint).await.unwrap();
     let (this, next) = (envelope(1), envelope(2));
     let (first, _) =
-        send(&mut session, &Outgoing { envelope: &this, body: BODY }, Some(&next)).await;
+        send(&mut session, &Outgoing { envelope: &this, body: &[BODY] }, Some(&next)).await;
     assert!(matches!(first.verdict, Verdict::Accepted(_)), "{first:?}");
     assert!(first.next_opened && first.session == SessionState::Usable, "{first:?}");
-    let (second, _) = send(&mut session, &Outgoing { envelope: &next, body: BODY }, None).await;
+    let (second, _) = send(&mut session, &Outgoing { envelope: &next, body: &[BODY] }, None).await;
     let Verdict::Refused { phase: Phase::MailFrom, reply } = &second.verdict else {
         panic!("the server said why it left: {second:?}");
     };

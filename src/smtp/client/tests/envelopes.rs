@@ -108,7 +108,8 @@ async fn what_cannot_be_sent_writes_nothing_and_leaves_the_session_usable() {
         (Envelope::new("a@b", "c@d"), b""),
     ];
     for (envelope, body) in &cases {
-        let (transaction, calls) = send(&mut session, &Outgoing { envelope, body }, None).await;
+        let (transaction, calls) =
+            send(&mut session, &Outgoing { envelope, body: &[body] }, None).await;
         let verdict = &transaction.verdict;
         assert!(matches!(verdict, Verdict::NotSent(_)), "{verdict}");
         assert_eq!((transaction.session, calls), (SessionState::Usable, 0), "{verdict}");
@@ -122,12 +123,12 @@ async fn a_next_that_cannot_be_sent_is_not_opened() {
     let server = Server::start(Plan::pipelining()).await;
     let mut session = server.session().await;
     let (this, next) = (envelope(1), Envelope::new("a@b", "ç@d"));
-    let message = Outgoing { envelope: &this, body: BODY };
+    let message = Outgoing { envelope: &this, body: &[BODY] };
     let (transaction, _) = send(&mut session, &message, Some(&next)).await;
     assert!(matches!(transaction.verdict, Verdict::Accepted(_)));
     assert!(!transaction.next_opened && !session.holds_envelope());
     let (transaction, _) =
-        send(&mut session, &Outgoing { envelope: &next, body: BODY }, None).await;
+        send(&mut session, &Outgoing { envelope: &next, body: &[BODY] }, None).await;
     assert!(matches!(transaction.verdict, Verdict::NotSent(Unsendable::NeedsSmtpUtf8)));
     session.quit().await;
     assert_eq!(server.journal().await.taken.len(), 1);

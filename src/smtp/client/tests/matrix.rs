@@ -113,7 +113,7 @@ async fn run(mode: Mode, plan: Plan, deadlines: Deadlines) -> (Vec<(Transaction,
     for number in 1..=3 {
         let (this, next) = (envelope(number), envelope(number + 1));
         let next = (mode == Mode::Across && number < 3).then_some(&next);
-        let outcome = send(&mut session, &Outgoing { envelope: &this, body: BODY }, next).await;
+        let outcome = send(&mut session, &Outgoing { envelope: &this, body: &[BODY] }, next).await;
         let usable = outcome.0.session == SessionState::Usable;
         outcomes.push(outcome);
         if !usable {
@@ -277,7 +277,7 @@ async fn replies_that_nobody_asked_for_are_never_taken_for_acceptance() {
                 for number in 1..=3 {
                     let (this, next) = (envelope(number), envelope(number + 1));
                     let next = (mode == Mode::Across && number < 3).then_some(&next);
-                    let message = Outgoing { envelope: &this, body: BODY };
+                    let message = Outgoing { envelope: &this, body: &[BODY] };
                     let outcome = send(&mut session, &message, next).await;
                     let usable = outcome.0.session == SessionState::Usable;
                     outcomes.push(outcome);

@@ -15,7 +15,7 @@ async fn carries_messages_with_and_without_pipelining() {
         for number in 1..=5 {
             let (this, next) = (envelope(number), envelope(number + 1));
             let next = (across && number < 5).then_some(&next);
-            let message = Outgoing { envelope: &this, body: BODY };
+            let message = Outgoing { envelope: &this, body: &[BODY] };
             let (transaction, dots) = send(&mut session, &message, next).await;
             assert!(matches!(&transaction.verdict, Verdict::Accepted(reply) if reply.code == 250));
             assert_eq!(transaction.session, SessionState::Usable);
@@ -45,7 +45,7 @@ async fn a_refused_message_is_cleared_away_before_the_next() {
         for number in 1..=3 {
             let this = envelope(number);
             let (transaction, _) =
-                send(&mut session, &Outgoing { envelope: &this, body: BODY }, None).await;
+                send(&mut session, &Outgoing { envelope: &this, body: &[BODY] }, None).await;
             assert_eq!(number > 1, matches!(transaction.verdict, Verdict::Accepted(_)));
         }
         session.quit().await;
@@ -74,8 +74,8 @@ async fn a_reset_that_fails_is_the_sessions_fault_and_not_the_messages() {
             }
             let mut session = Session::connect(&endpoint).await.unwrap();
             let (first, second) = (envelope(1), envelope(2));
-            send(&mut session, &Outgoing { envelope: &first, body: BODY }, None).await;
-            let message = Outgoing { envelope: &second, body: BODY };
+            send(&mut session, &Outgoing { envelope: &first, body: &[BODY] }, None).await;
+            let message = Outgoing { envelope: &second, body: &[BODY] };
             let (transaction, calls) = send(&mut session, &message, None).await;
             let verdict = &transaction.verdict;
             assert!(matches!(verdict, Verdict::Failed { phase: Phase::Rset, .. }), "{verdict}");
@@ -94,7 +94,7 @@ async fn an_open_envelope_that_is_not_continued_sends_nothing() {
         let server = Server::start(Plan::pipelining()).await;
         let mut session = server.session().await;
         let (first, second, third) = (envelope(1), envelope(2), envelope(3));
-        let message = Outgoing { envelope: &first, body: BODY };
+        let message = Outgoing { envelope: &first, body: &[BODY] };
         let (transaction, _) = send(&mut session, &message, Some(&second)).await;
         assert!(transaction.next_opened && session.holds_envelope());
         match way {
@@ -103,12 +103,12 @@ async fn an_open_envelope_that_is_not_continued_sends_nothing() {
             _ => {
                 let (envelope, body) =
                     if way == "another" { (&third, BODY) } else { (&second, &b"unended"[..]) };
-                let message = Outgoing { envelope, body };
+                let message = Outgoing { envelope, body: &[body] };
                 let (transaction, calls) = send(&mut session, &message, None).await;
                 assert!(matches!(transaction.verdict, Verdict::NotSent(_)));
                 let abandoned = SessionState::Closed(CloseReason::Abandoned);
                 assert_eq!((transaction.session, calls), (abandoned, 0));
-                let message = Outgoing { envelope: &second, body: BODY };
+                let message = Outgoing { envelope: &second, body: &[BODY] };
                 let (transaction, _) = send(&mut session, &message, None).await;
                 let verdict = &transaction.verdict;
                 assert!(matches!(verdict, Verdict::Failed { phase: Phase::Idle, .. }), "{verdict}");
@@ -128,7 +128,7 @@ async fn a_recipient_taken_after_a_refused_sender_gets_no_empty_message() {
     let mut session = server.session().await;
     let this = envelope(1);
     let (transaction, calls) =
-        send(&mut session, &Outgoing { envelope: &this, body: BODY }, None).await;
+        send(&mut session, &Outgoing { envelope: &this, body: &[BODY] }, None).await;
     let verdict = &transaction.verdict;
     assert!(matches!(verdict, Verdict::Refused { phase: Phase::MailFrom, .. }), "{verdict}");
     assert_eq!(transaction.session, SessionState::Closed(CloseReason::Abandoned));
@@ -147,7 +147,7 @@ async fn a_lone_dot_ends_a_body_that_has_no_recipient() {
         let mut session = server.session().await;
         for number in 1..=3 {
             let (this, next) = (envelope(number), envelope(number + 1));
-            let message = Outgoing { envelope: &this, body: BODY };
+            let message = Outgoing { envelope: &this, body: &[BODY] };
             let next = (across && number < 3).then_some(&next);
             let (transaction, calls) = send(&mut session, &message, next).await;
             let refused = matches!(
@@ -180,7 +180,7 @@ async fn a_connection_that_ended_while_idle_is_noticed_without_a_word() {
             let mut session = server.session().await;
             assert!(session.is_alive().await);
             let (first, second) = (envelope(1), envelope(2));
-            let message = Outgoing { envelope: &first, body: BODY };
+            let message = Outgoing { envelope: &first, body: &[BODY] };
             let (transaction, _) = send(&mut session, &message, None).await;
             assert!(matches!(transaction.verdict, Verdict::Accepted(_)));
             let journal = server.journal().await;
@@ -189,7 +189,7 @@ async fn a_connection_that_ended_while_idle_is_noticed_without_a_word() {
                     tokio::task::yield_now().await;
                 }
             }
-            let message = Outgoing { envelope: &second, body: BODY };
+            let message = Outgoing { envelope: &second, body: &[BODY] };
             let (transaction, calls) = send(&mut session, &message, None).await;
             let verdict = &transaction.verdict;
             // At worst the news is still on its way, and the first command meets it.
@@ -208,7 +208,7 @@ async fn a_dropped_transaction_closes_the_session() {
     let server = Server::start(Plan::pipelining().fault(At::Dot(1), Fault::Silence)).await;
     let mut session = server.session().await;
     let this = envelope(1);
-    let message = Outgoing { envelope: &this, body: BODY };
+    let message = Outgoing { envelope: &this, body: &[BODY] };
     let reached = std::sync::Arc::new(tokio::sync::Notify::new());
     {
         let told = reached.clone();
@@ -245,7 +245,7 @@ async fn a_body_and_replies_as_large_as_they_get_do_not_block_each_other() {
     let mut session = server.session().await;
     for number in 1..=2 {
         let (this, next) = (envelope(number), envelope(number + 1));
-        let message = Outgoing { envelope: &this, body: &body };
+        let message = Outgoing { envelope: &this, body: &[&body] };
         let (transaction, _) =
             send(&mut session, &message, Some(&next).filter(|_| number < 2)).await;
         assert!(matches!(transaction.verdict, Verdict::Accepted(_)), "{}", transaction.verdict);

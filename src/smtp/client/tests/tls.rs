@@ -174,7 +174,7 @@ async fn carries_messages_over_starttls_and_implicit_tls() {
             for number in 1..=3 {
                 let (this, next) = (envelope(number), envelope(number + 1));
                 let next = (across && number < 3).then_some(&next);
-                let message = Outgoing { envelope: &this, body: &body };
+                let message = Outgoing { envelope: &this, body: &[&body] };
                 let (transaction, calls) = send(&mut session, &message, next).await;
                 assert!(matches!(transaction.verdict, Verdict::Accepted(_)));
                 assert_eq!(calls, 1);
@@ -201,7 +201,7 @@ async fn inside_tls_too_nothing_is_called_failed_that_may_have_arrived() {
             let endpoint = endpoint(port, TlsMode::Implicit, "mail.example", &authority.trust());
             let mut session = Session::connect(&endpoint).await.unwrap();
             let this = envelope(1);
-            let message = Outgoing { envelope: &this, body };
+            let message = Outgoing { envelope: &this, body: &[body] };
             let (transaction, calls) = send(&mut session, &message, None).await;
             let verdict = &transaction.verdict;
             let phase = verdict.phase().unwrap();
