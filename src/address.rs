@@ -78,7 +78,8 @@ impl Address {
         if text.is_empty() {
             return Err(AddressError::Empty);
         }
-        if let Some(found) = text.chars().find(|&c| is_invisible(c)) {
+        let is_visible = text.bytes().all(|octet| octet.is_ascii_graphic());
+        if !is_visible && let Some(found) = text.chars().find(|&c| is_invisible(c)) {
             return Err(AddressError::Invisible(found));
         }
         let (local_part, domain) = text.rsplit_once('@').ok_or(AddressError::NoAt)?;
@@ -89,7 +90,7 @@ impl Address {
             return Err(AddressError::TooLong(octets));
         }
         let at = local_part.len() as u8; // checked: at most 64
-        Ok(Self { text: format!("{local_part}@{domain}").into_boxed_str(), at })
+        Ok(Self { text: [local_part, "@", &domain].concat().into_boxed_str(), at })
     }
 
     /// The address as it is mailed.
@@ -305,7 +306,7 @@ fn is_plain_domain(domain: &str) -> bool {
 }
 
 /// A domain in lower case and A-labels (RFC 5891, as UTS #46 maps what people type).
-fn domain_to_ascii(domain: &str) -> Result<String, AddressError> {
+fn domain_to_ascii(domain: &str) -> Result<Cow<'_, str>, AddressError> {
     if domain.is_empty() {
         return Err(AddressError::DomainEmpty);
     }
@@ -313,9 +314,9 @@ fn domain_to_ascii(domain: &str) -> Result<String, AddressError> {
         return Err(AddressError::DomainIsIpAddress);
     }
     if is_plain_domain(domain) {
-        return Ok(domain.to_owned());
+        return Ok(Cow::Borrowed(domain));
     }
-    processed_domain(domain)
+    processed_domain(domain).map(Cow::Owned)
 }
 
 fn processed_domain(domain: &str) -> Result<String, AddressError> {

@@ -197,14 +197,15 @@ pub fn random_token() -> String {
 }
 
 fn seal_with(key: &keyring::Key, purpose: Purpose, payload: &[u8]) -> String {
-    let octets = 1 + payload.len() + MAC_OCTETS;
-    debug_assert!(octets <= TOKEN_OCTETS_MAX, "a token that `open` refuses is of no use");
-    let mut token = Vec::with_capacity(octets);
-    token.push(key.id);
-    token.extend_from_slice(payload);
-    let tag = mac(&key.hmac, purpose, &token);
-    token.extend_from_slice(&tag.as_ref()[..MAC_OCTETS]);
-    LOWER_CASE.encode(&token)
+    let signed = 1 + payload.len();
+    let end = signed + MAC_OCTETS;
+    debug_assert!(end <= TOKEN_OCTETS_MAX, "a token that `open` refuses is of no use");
+    let mut token = [0; TOKEN_OCTETS_MAX];
+    token[0] = key.id;
+    token[1..signed].copy_from_slice(payload);
+    let tag = mac(&key.hmac, purpose, &token[..signed]);
+    token[signed..end].copy_from_slice(&tag.as_ref()[..MAC_OCTETS]);
+    LOWER_CASE.encode(&token[..end])
 }
 
 fn derive_with(key: &hmac::Key, purpose: Purpose, nonce: &[u8]) -> String {

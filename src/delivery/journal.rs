@@ -16,7 +16,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -213,18 +212,43 @@ pub fn read(path: &Path) -> io::Result<Option<Remains>> {
 }
 
 fn write_line(line: &mut String, copy: CopyId, entry: &Entry) {
-    // Writing to a string cannot fail.
-    let _ = match entry {
-        Entry::Dot { attempt } => writeln!(line, "D {copy} {attempt}"),
-        Entry::Reply { attempt, code, enhanced, text } => {
-            let _ = write!(line, "R {copy} {attempt} {code} ");
-            let _ = match enhanced {
-                Some(enhanced) => write!(line, "{enhanced}"),
-                None => line.write_char('-'),
-            };
-            writeln!(line, " {text}")
+    line.push_str(if matches!(entry, Entry::Dot { .. }) { "D " } else { "R " });
+    match copy {
+        CopyId::Issue { issue, subscriber } => {
+            push_number(line, issue.0);
+            line.push('.');
+            push_number(line, subscriber.0);
         }
-    };
+        CopyId::Service(id) => {
+            line.push('s');
+            push_number(line, id.0);
+        }
+    }
+    line.push(' ');
+    push_number(line, entry.attempt());
+    if let Entry::Reply { code, enhanced, text, .. } = entry {
+        line.push(' ');
+        push_number(line, *code);
+        line.push(' ');
+        match enhanced {
+            Some(EnhancedCode(class, subject, detail)) => {
+                push_number(line, *class);
+                line.push('.');
+                push_number(line, *subject);
+                line.push('.');
+                push_number(line, *detail);
+            }
+            None => line.push('-'),
+        }
+        line.push(' ');
+        line.push_str(text);
+    }
+    line.push('\n');
+}
+
+/// Every copy has some ten numbers here, which the formatter would take a microsecond for.
+fn push_number(line: &mut String, number: impl itoa::Integer) {
+    line.push_str(itoa::Buffer::new().format(number));
 }
 
 fn parse_line(line: &str) -> Option<(CopyId, Entry)> {

@@ -225,7 +225,7 @@ impl ReplyBuffer {
 
     fn take(&mut self) -> Result<Option<Reply>, ReplyError> {
         loop {
-            let found = self.bytes[self.scanned..self.end].iter().position(|&byte| byte == b'\n');
+            let found = memchr::memchr(b'\n', &self.bytes[self.scanned..self.end]);
             let line_end = found.map(|offset| self.scanned + offset);
             if line_end.map_or(self.end, |end| end + 1) - self.start > REPLY_BYTES_MAX {
                 return Err(ReplyError::TooLong);
@@ -243,7 +243,10 @@ impl ReplyBuffer {
             self.line = line_end + 1;
             self.scanned = self.line;
             if is_last {
-                let reply = assemble(&self.bytes[self.start..self.line])?;
+                let reply = match self.lines {
+                    1 => single(&line),
+                    _ => assemble(&self.bytes[self.start..self.line])?,
+                };
                 self.start = self.line;
                 self.lines = 0;
                 return Ok(Some(reply));
@@ -261,7 +264,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn read(line: &'a [u8]) -> Result<Self, ReplyError> {
-        if line.contains(&0) {
+        if memchr::memchr(0, line).is_some() {
             return Err(ReplyError::Nul);
         }
         let ends = line.iter().rev().take_while(|&&byte| byte == b'\r').count();
@@ -280,6 +283,14 @@ impl<'a> Line<'a> {
             _ => Err(ReplyError::NoCode),
         }
     }
+}
+
+/// The reply of one line, as nearly all are.
+fn single(line: &Line<'_>) -> Reply {
+    let mut text = String::with_capacity(line.text.len());
+    push_text(&mut text, line.text);
+    let enhanced = EnhancedCode::at_start_of(&text);
+    Reply { code: line.code, enhanced, text, contradictory: false }
 }
 
 /// Builds the reply from the bytes of all its lines.
