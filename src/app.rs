@@ -9,12 +9,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
 use crate::{
-    bounce::{apply, intake},
+    bounce::{
+        apply,
+        intake::{
+            self,
+            mailbox::{self, Mailbox},
+        },
+    },
     cli::Context,
     config::{Config, Relay},
     db::Db,
     delivery::engine::{Engine, Parts},
     sink::{Sink, SinkConfig, mailbox::MailboxLimits},
+    smtp::server::Protocol,
     subscriber,
     timestamp::Timestamp,
     web,
@@ -61,6 +68,10 @@ impl Daemon {
             }
             None => None,
         };
+        let lmtp = match config.bounces.lmtp_listen {
+            Some(address) => Some(bind(address, "bounces.lmtp_listen").await?),
+            None => None,
+        };
         if config.public_url.port() == Some(0) {
             let _ = config.public_url.set_port(Some(public_address.port()));
         }
@@ -105,10 +116,22 @@ impl Daemon {
         );
         let pages = web::admin::router(admin_state);
         tasks.spawn(web::serve(admin, pages, web::Limits::default(), stop.clone()));
-        if let Some(listener) = bounces {
+        for (listener, protocol) in [(bounces, Protocol::Smtp), (lmtp, Protocol::Lmtp)] {
+            let Some(listener) = listener else { continue };
             let (db, keyring) = (context.db.clone(), Arc::clone(&context.keyring));
-            let server = intake::smtp::server(db, keyring, &context.config, stop.clone());
+            let server = intake::smtp::server(db, keyring, &context.config, protocol, stop.clone());
             tasks.spawn(server.serve(listener));
+        }
+        let parts = mailbox::Parts {
+            db: context.db.clone(),
+            keyring: Arc::clone(&context.keyring),
+            rules: context.config.bounces.clone(),
+        };
+        for settings in &context.config.bounces.mailbox {
+            let series = engine.view().mailbox_series(&settings.name);
+            let opened = Mailbox::new(settings, &parts, series).await;
+            let mailbox = opened.with_context(|| format!("bounces.mailbox {}", settings.name))?;
+            tasks.spawn(mailbox.watch(stop.clone()));
         }
         let (db, config) = (context.db.clone(), Arc::clone(&context.config));
         tasks.spawn(keep_house(db, config, engine.bell(), stop.clone()));

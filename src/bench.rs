@@ -7,6 +7,7 @@
 
 mod bounces;
 mod engine;
+mod intake;
 mod peers;
 mod profile;
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use bounces::Reading;
 pub use engine::{Audience, Sent, Signature};
+pub use intake::Intake;
 pub use profile::Profile;
 
 /// Measure how fast mail gets out, against smtp-source and lettre.
@@ -79,6 +81,8 @@ pub enum What {
     /// Reading returned mail (`--mails`): against flufl.bounce and Sisimai, where `python3` and `perl`
     /// have them.
     Bounces,
+    /// A report on each of `--copies` copies through the SMTP listener: rate and memory.
+    Intake,
 }
 
 /// A comparison's figures.
@@ -134,6 +138,8 @@ pub struct Findings {
     pub large: Option<Large>,
     /// Returned mail.
     pub readings: Vec<Reading>,
+    /// Reports through the listener.
+    pub intake: Option<Intake>,
 }
 
 const LATENCY: Duration = Duration::from_millis(20);
@@ -159,6 +165,11 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
             findings.readings = read.await??;
             continue;
         }
+        if *what == What::Intake {
+            eprintln!("{} reports through the listener …", args.copies);
+            findings.intake = Some(intake::run(folder.path(), args.copies).await?);
+            continue;
+        }
         for &connections in &args.connections {
             match compare(&args, folder.path(), *what, connections).await? {
                 Some(comparison) => {
@@ -177,6 +188,9 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         }
         for reading in &findings.readings {
             println!("{}", reading.describe());
+        }
+        if let Some(intake) = &findings.intake {
+            println!("{}", intake.describe());
         }
         if let Some(large) = &findings.large {
             println!("{}", large.describe());
@@ -202,7 +216,7 @@ async fn compare(
         What::Lettre => ("into our sink, against lettre's pooled transport", 20.0),
         What::Signed => ("signed with Ed25519, against smtp-source", 0.7),
         What::Rsa => ("signed with RSA-2048, against bare signatures", 0.85),
-        What::Memory | What::Queue | What::Bounces => return Ok(None),
+        What::Memory | What::Queue | What::Bounces | What::Intake => return Ok(None),
     };
     // A slow peer sends less: what counts is its rate.
     let slow = matches!(what, What::Latency | What::Rsa);

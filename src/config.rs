@@ -6,6 +6,7 @@
 
 mod dns;
 mod load;
+mod mailbox;
 mod relay;
 mod value;
 
@@ -20,6 +21,7 @@ use url::Url;
 
 pub use dns::{Dns, NameServer};
 pub use load::{ConfigError, EXAMPLE};
+pub use mailbox::{BounceMailbox, HandledMail, MailboxAuth, MailboxKind, MailboxTls, OtherMail};
 pub use relay::{Relay, RelayAuth, RelayKind, RelayTls};
 pub use value::Secret;
 pub(crate) use value::duration;
@@ -359,10 +361,20 @@ pub struct Dkim {
 }
 
 section! {
-    /// Where returned mail comes in over SMTP.
+    /// Where returned mail comes in.
     Bounces {
-        /// The listener for the bounce domain; with none, only `postrider bounce ingest` takes it.
+        /// The SMTP listener for the bounce domain; with none, there is none.
         listen: Option<SocketAddr> = Some(loopback(8024)),
+        /// The LMTP listener (RFC 2033), for a mail server beside us; with none, there is none.
+        lmtp_listen: Option<SocketAddr> = None,
+        /// Connections at once, at each listener.
+        connections: usize = 100,
+        /// Of those, from one client: an IPv4 address or an IPv6 /64 network.
+        connections_per_client: usize = 50,
+        /// Mails that one client may bring in a minute, at each listener; more are put off (450).
+        mails_per_minute_and_client: u32 = 3_000,
+        /// Mailboxes that it is fetched from.
+        mailbox: Vec<BounceMailbox> = Vec::new(),
         /// Suppressions are held for an operator when over this share of a provider's copies of
         /// one issue (and at least 20) fail for good.
         brake_percent: f64 = 5.0,

@@ -318,6 +318,23 @@ CREATE INDEX inbound_mail_by_age ON inbound_mail (received_at);
 CREATE INDEX inbound_mail_by_subscriber ON inbound_mail (subscriber_id)
     WHERE subscriber_id IS NOT NULL;
 
+-- Mailboxes that returned mail is fetched from: up to which UID a folder was dealt with, as long as its
+-- UIDVALIDITY stays the same (RFC 3501), and the names of mails that were left where they are.
+CREATE TABLE mailbox_cursor (
+    mailbox      TEXT    NOT NULL,
+    folder       TEXT    NOT NULL,
+    uid_validity INTEGER NOT NULL,
+    uid          INTEGER NOT NULL,
+    PRIMARY KEY (mailbox, folder)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE mailbox_left (
+    mailbox TEXT    NOT NULL,
+    name    TEXT    NOT NULL,
+    left_at INTEGER NOT NULL,
+    PRIMARY KEY (mailbox, name)
+) STRICT, WITHOUT ROWID;
+
 -- How far each rate limit has been used (GCRA: theoretical arrival time), so that a restart grants
 -- no new allowance.
 CREATE TABLE rate_limit (

@@ -22,7 +22,7 @@ use crate::{
         control::{self, Draft},
         engine::{Engine, Parts},
     },
-    id::NewsletterId,
+    id::{IssueId, NewsletterId},
     merge::{Escape, Field, MergeText, Segment},
     newsletter::Newsletter,
     smtp::dkim::Signer,
@@ -151,6 +151,26 @@ pub(super) async fn large(folder: &Path, recipients: u64, send: bool) -> anyhow:
     context.db.close().await;
     large.resident_mb_max = resident_max as f64 / 1e6;
     Ok(large)
+}
+
+/// An issue that went out to so many readers, whose numbers begin with 1, and its data.
+pub(super) async fn sent(folder: &Path, readers: u64) -> anyhow::Result<(Context, IssueId)> {
+    let sink = super::peers::Sink::ours(Duration::ZERO).await?;
+    let audience = Audience {
+        copies: readers,
+        size: 4 * 1024,
+        connections: 16,
+        relay: sink.address,
+        signature: Signature::None,
+    };
+    let (context, newsletter, _) = prepare(folder, &audience).await?;
+    let engine = start(&context).await?;
+    schedule(&context, &newsletter, audience.size).await?;
+    engine.ring();
+    wait_until(&context, newsletter.id, |state| state == IssueState::Sent).await?;
+    engine.drain().await;
+    let issue = control::find(&context.db, newsletter.id, 1).await?.context("no issue")?.id;
+    Ok((context, issue))
 }
 
 /// What claiming a copy costs in the last fifth of a send, over what it cost in the first.
@@ -317,12 +337,12 @@ async fn figures(context: &Context, cpu: Duration) -> anyhow::Result<Sent> {
 }
 
 /// User and system time of this process so far.
-fn cpu_time() -> anyhow::Result<Duration> {
+pub(super) fn cpu_time() -> anyhow::Result<Duration> {
     super::peers::cpu_of("self")
 }
 
 /// Memory that this process has resident.
-fn resident_bytes() -> anyhow::Result<u64> {
+pub(super) fn resident_bytes() -> anyhow::Result<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm.split(' ').nth(1).context("no resident size")?.parse()?;
     Ok(pages * 4096)

@@ -2,9 +2,10 @@
 //! it. Ends with the exit codes that such pipes understand (`sysexits.h`): 65 when the mail itself is
 //! at fault, 75 when it should come again later. Whatever happens, nothing is mailed back.
 //! `postrider bounce explain` (in `explain`) says how a mail is read and does nothing; `list` and
-//! `show` (in `received`) say what came in and what was made of it.
+//! `show` (in `received`) say what came in and what was made of it; `fetch` looks into mailboxes.
 
 mod explain;
+mod fetch;
 mod received;
 
 use std::path::Path;
@@ -30,6 +31,8 @@ pub(super) enum BounceCommand {
     Ingest(IngestArgs),
     /// Say how mails are read, and why so; does nothing, and needs no configuration
     Explain(explain::ExplainArgs),
+    /// Look into the configured mailboxes once, and say what came
+    Fetch(fetch::FetchArgs),
     /// List the mails that came in, the latest first, and what they did
     List(received::ListArgs),
     /// Show one of them: what was made of it, how it is read today, and its bytes as far as kept
@@ -63,6 +66,7 @@ pub(super) async fn run(config: Option<&Path>, command: BounceCommand) -> anyhow
     let args = match command {
         BounceCommand::Ingest(args) => args,
         BounceCommand::Explain(args) => return explain::run(config, &args),
+        BounceCommand::Fetch(args) => return fetch::run(config, &args).await,
         BounceCommand::List(args) => return received::list(config, &args).await,
         BounceCommand::Show(args) => return received::show(config, &args).await,
     };

@@ -1,6 +1,6 @@
 //! `postrider doctor`: looks for what is wrong or missing in an installation, changes nothing, and
-//! says with each finding what to do. The only network it uses is the relays'; DNS is asked where one
-//! of them brings mail to the readers' domains.
+//! says with each finding what to do. The only network it uses is the relays' and the mailboxes'; DNS is
+//! asked where a relay brings mail to the readers' domains.
 
 mod files;
 mod settings;
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     account,
+    bounce::intake::mailbox,
     config::Config,
     db::{Db, OpenOptions},
     delivery::{engine, suspension},
@@ -29,7 +30,7 @@ use crate::{
 /// What `doctor` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
-    /// Do not connect to the relays
+    /// Do not connect to relays and mailboxes
     #[arg(long)]
     offline: bool,
     /// Print the DNS records of the signing keys, and do nothing else
@@ -134,6 +135,7 @@ async fn examine(config: &Config, args: &DoctorArgs, findings: &mut Vec<Finding>
     if args.offline {
         return;
     }
+    examine_mailboxes(config, findings).await;
     if config.relay.is_empty() {
         findings.push(Finding::ok("relays", "none: mail goes to the built-in mailbox"));
     }
@@ -145,6 +147,27 @@ async fn examine(config: &Config, args: &DoctorArgs, findings: &mut Vec<Finding>
                 "relays",
                 format!("{} at {}: {problem}", found.name, found.address),
                 "see that it runs, that nothing is in between, and that name and password are right",
+            ),
+        });
+    }
+}
+
+/// Logs in at every mailbox that returned mail is fetched from.
+async fn examine_mailboxes(config: &Config, findings: &mut Vec<Finding>) {
+    let checked = config.bounces.mailbox.iter().map(mailbox::check);
+    let checked = futures_util::future::join_all(checked).await;
+    for (settings, found) in config.bounces.mailbox.iter().zip(checked) {
+        let where_it_is = format!("{} at {}", settings.name, settings.address());
+        findings.push(match found {
+            Ok(mails) => {
+                let mails = output::counted(mails as i64, "mail");
+                Finding::ok("mailboxes", format!("{where_it_is} can be read: {mails}"))
+            }
+            Err(problem) => Finding::error(
+                "mailboxes",
+                format!("{where_it_is}: {problem}"),
+                "see that it is there, and that name, password and folders are right; \
+                 `postrider bounce fetch --check` tries again",
             ),
         });
     }

@@ -50,15 +50,19 @@ impl Config {
     fn read(text: &str, name: &str, folder: &Path) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text)
             .map_err(|error| ConfigError::Invalid(explain(&error, text, name)))?;
+        let invalid = |line, key, problem: String| {
+            ConfigError::Invalid(format!("{name}:{line}: {key}: {problem}"))
+        };
         config.settle_relays(text).map_err(|(relay, key, problem)| {
-            let line = line_in_relay(text, relay, key);
-            ConfigError::Invalid(format!("{name}:{line}: {key}: {problem}"))
+            invalid(line_in_block(text, "[[relay]]", relay, key), key, problem)
         })?;
+        let in_mailbox = |(mailbox, key, problem)| {
+            invalid(line_in_block(text, "[[bounces.mailbox]]", mailbox, key), key, problem)
+        };
+        config.settle_mailboxes(text).map_err(in_mailbox)?;
         config.resolve_paths(folder);
-        config.check().map_err(|(key, problem)| {
-            let line = line_of_key(text, key);
-            ConfigError::Invalid(format!("{name}:{line}: {key}: {problem}"))
-        })?;
+        config.check_mailboxes().map_err(in_mailbox)?;
+        config.check().map_err(|(key, problem)| invalid(line_of_key(text, key), key, problem))?;
         Ok(config)
     }
 
@@ -75,6 +79,31 @@ impl Config {
         Ok(())
     }
 
+    /// The same for mailboxes that mail is fetched from.
+    fn settle_mailboxes(&mut self, text: &str) -> Result<(), (usize, &'static str, String)> {
+        let file: toml::Table = toml::from_str(text).unwrap_or_default();
+        let given = file.get("bounces").and_then(|bounces| bounces.get("mailbox"));
+        let given = given.and_then(toml::Value::as_array);
+        for (index, mailbox) in self.bounces.mailbox.iter_mut().enumerate() {
+            let given = given.and_then(|all| all.get(index)).and_then(toml::Value::as_table);
+            let settled = mailbox.settle(given.unwrap_or(&toml::Table::new()));
+            settled.map_err(|(key, problem)| (index, key, problem))?;
+        }
+        Ok(())
+    }
+
+    fn check_mailboxes(&self) -> Result<(), (usize, &'static str, String)> {
+        let all = &self.bounces.mailbox;
+        for (index, mailbox) in all.iter().enumerate() {
+            mailbox.check().map_err(|(key, problem)| (index, key, problem))?;
+            if all[..index].iter().any(|other| other.name == mailbox.name) {
+                let problem = format!("two mailboxes are called `{}`", mailbox.name);
+                return Err((index, "name", problem));
+            }
+        }
+        Ok(())
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         let relay_files = self.relay.iter_mut().flat_map(|relay| {
             let password = relay.password.as_mut().and_then(Secret::file_mut);
@@ -82,11 +111,17 @@ impl Config {
                 [&mut relay.ca_file, &mut relay.client_cert_file, &mut relay.client_key_file];
             files.into_iter().flatten().chain(password)
         });
+        let mailbox_files = self.bounces.mailbox.iter_mut().flat_map(|mailbox| {
+            let password = mailbox.password.as_mut().and_then(Secret::file_mut);
+            let path = Some(&mut mailbox.path).filter(|path| !path.as_os_str().is_empty());
+            [path, mailbox.ca_file.as_mut(), password].into_iter().flatten()
+        });
         let paths = std::iter::once(&mut self.data_folder)
             .chain(&mut self.template_folder)
             .chain(&mut self.providers_file)
             .chain(&mut self.rules_file)
             .chain(relay_files)
+            .chain(mailbox_files)
             .chain(self.dkim.iter_mut().map(|dkim| &mut dkim.key_file));
         for path in paths {
             *path = folder.join(&path);
@@ -139,6 +174,13 @@ impl Config {
         }
         for (index, relay) in self.relay.iter().enumerate() {
             self.check_relay(index, relay)?;
+        }
+        let bounces = &self.bounces;
+        if bounces.connections == 0
+            || bounces.connections_per_client == 0
+            || bounces.mails_per_minute_and_client == 0
+        {
+            return fail("connections_per_client", "a listener needs at least one of each");
         }
         self.check_limits()
     }
@@ -242,7 +284,7 @@ fn check_login(relay: &Relay) -> Result<(), (&'static str, String)> {
     relay.password.as_ref().map_or(Ok(()), |password| password.reveal().map(drop).map_err(named))
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
@@ -273,10 +315,10 @@ fn explain(error: &toml::de::Error, text: &str, name: &str) -> String {
     out
 }
 
-/// The line of relay number `relay` that sets `key`.
-fn line_in_relay(text: &str, relay: usize, key: &str) -> usize {
-    let heads = text.lines().enumerate().filter(|(_, line)| line.trim() == "[[relay]]");
-    let Some((head, _)) = heads.into_iter().nth(relay) else { return line_of_key(text, key) };
+/// The line of block number `block` under `head` that sets `key`.
+fn line_in_block(text: &str, head: &str, block: usize, key: &str) -> usize {
+    let heads = text.lines().enumerate().filter(|(_, line)| line.trim() == head);
+    let Some((head, _)) = heads.into_iter().nth(block) else { return line_of_key(text, key) };
     let rest = text.lines().skip(head + 1).take_while(|line| !line.trim_start().starts_with('['));
     let at = rest.enumerate().find(|(_, line)| sets(line, key));
     head + 1 + at.map_or(0, |(at, _)| at + 1)
@@ -402,6 +444,38 @@ mod tests {
         let relay = &config.relay[0];
         assert_eq!((relay.port, relay.connections), (25, 32));
         assert_eq!(relay.tls, RelayTls::Opportunistic);
+    }
+
+    #[test]
+    fn what_a_mailbox_cannot_do_is_said_with_its_line() {
+        let first = "[bounces]\n[[bounces.mailbox]]\nname = \"a\"\nkind = \"maildir\"\n\
+                     path = \"mail\"\n";
+        let imap = "kind = \"imap\"\nhost = \"mail.example.com\"\nusername = \"u\"\n";
+        let with = |keys: &str| format!("{imap}password = \"p\"\n{keys}");
+        for (second, said) in [
+            (imap.to_owned(), ":10: username: mailbox `m` needs a password or a token_command"),
+            (with("path = \"x\""), ":12: path: mailbox `m`: one of kind \"imap\""),
+            (with("tls = \"none\""), ":12: tls: mailbox `m` would get mail and password"),
+            (with("token_command = [\"t\"]"), ":12: token_command: mailbox `m` has both"),
+            (with("folders = []"), ":12: folders: mailbox `m` needs at least one"),
+            (with("folders = [\"postrider-aside\"]"), ":12: folders: mailbox `m`: mail is not"),
+            (with("poll = \"0s\""), ":12: poll: mailbox `m` cannot be"),
+            (with("folder = \"x\""), "did you mean `folders`?"),
+            (with("").replace("imap", "pop3") + "idle = true", ":12: idle: mailbox `m`: one of"),
+            (with("").replace("imap", "pop3") + "handled = \"move\"", ":12: handled: mailbox"),
+            ("kind = \"maildir\"".to_owned(), ":7: name: mailbox `m` needs `path`"),
+            ("kind = \"mbox\"".to_owned(), "config.toml:8:8: unknown variant `mbox`"),
+        ] {
+            let error = error_of(&format!("{first}[[bounces.mailbox]]\nname = \"m\"\n{second}\n"));
+            assert!(error.contains(said), "{error}");
+        }
+        let error = error_of(&first.replace("maildir", "imap"));
+        assert!(error.contains(":5: path: mailbox `a`"), "{error}");
+        let pop = with("tls = \"starttls\"").replace("imap", "pop3");
+        let text = format!("{first}[[bounces.mailbox]]\nname = \"m\"\n{pop}");
+        let config = Config::parse(&text, "c").unwrap();
+        let pop = &config.bounces.mailbox[1];
+        assert_eq!((pop.port, pop.handled), (110, crate::config::HandledMail::Delete));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     },
     id::IssueId,
     provider::Providers,
-    telemetry::{BreakerSample, Metrics, RelaySample, Sample, Work},
+    telemetry::{BreakerSample, MailboxSeries, Metrics, RelaySample, Sample, Work},
     timestamp::Timestamp,
 };
 
@@ -61,6 +61,11 @@ impl View {
     /// What is given up now, and for want of what.
     pub fn shedding(&self) -> Verdict {
         self.shedding.verdict()
+    }
+
+    /// The series behind `/metrics` of a mailbox that returned mail is fetched from.
+    pub fn mailbox_series(&self, name: &str) -> MailboxSeries {
+        self.metrics.mailbox(name)
     }
 
     /// The text of `/metrics`.

@@ -165,6 +165,10 @@ fn refusal(response: &Response) -> Option<(Option<u16>, bool)> {
     match response {
         Response::Proceed => None,
         Response::Reply(reply) => (!reply.is_positive()).then_some((Some(reply.code()), true)),
+        Response::Each(replies) => {
+            let refusal = replies.iter().find(|reply| !reply.is_positive())?;
+            Some((Some(refusal.code()), true))
+        }
         Response::Misbehave(how) if how.success() => None,
         Response::Misbehave(how) => Some((code(how), is_whole(how))),
     }

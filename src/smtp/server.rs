@@ -130,7 +130,7 @@ impl<H: Handler> Server<H> {
 }
 
 /// What counts as one peer: an IPv4 address, or the /64 that one IPv6 subscriber has.
-fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();

@@ -159,6 +159,17 @@ struct BreakerLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MailboxLabel {
+    mailbox: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MailboxMailsLabels {
+    mailbox: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RelayLabel {
     relay: String,
 }
@@ -192,6 +203,48 @@ struct Gauges {
     breakers: Family<BreakerLabel, Gauge>,
 }
 
+/// What came of the mails in one mailbox that returned mail is fetched from.
+#[derive(Debug, Clone, Default)]
+pub struct MailboxSeries {
+    /// Mails that were fetched and applied.
+    pub fetched: Counter,
+    /// Mails with a token of ours, taken away.
+    pub handled: Counter,
+    /// Mails that were left.
+    pub left: Counter,
+    /// Mails that were put aside.
+    pub aside: Counter,
+    /// Looks that failed.
+    pub failures: Counter,
+    /// Whether the last look worked.
+    pub up: Gauge,
+    /// When one did, in seconds since 1970.
+    pub last_success: Seconds,
+}
+
+#[derive(Debug, Default)]
+struct Mailboxes {
+    mails: Family<MailboxMailsLabels, Counter>,
+    failures: Family<MailboxLabel, Counter>,
+    up: Family<MailboxLabel, Gauge>,
+    last_success: Family<MailboxLabel, Seconds>,
+}
+
+impl Mailboxes {
+    fn register(&self, registry: &mut Registry) {
+        let mails =
+            "Mails in mailboxes that returned mail is fetched from, and what became of them";
+        registry.register("mailbox_mails", mails, self.mails.clone());
+        let failures = "Looks into a mailbox that failed";
+        registry.register("mailbox_failures", failures, self.failures.clone());
+        let up = "Whether the last look into a mailbox worked";
+        registry.register("mailbox_up", up, self.up.clone());
+        let last = "When a look into a mailbox worked for the last time, since 1970";
+        let name = "mailbox_last_success_timestamp";
+        registry.register_with_unit(name, last, Unit::Seconds, self.last_success.clone());
+    }
+}
+
 /// Everything `/metrics` shows.
 #[derive(Debug)]
 pub struct Metrics {
@@ -201,6 +254,7 @@ pub struct Metrics {
     work: Work,
     started: RwLock<HashMap<IssueId, Timestamp>>,
     gauges: Gauges,
+    mailboxes: Mailboxes,
     /// One scrape at a time, so that none sees half of another's gauges.
     scrape: Mutex<()>,
 }
@@ -248,6 +302,8 @@ impl Metrics {
         let work = Work::registered(&mut registry);
         let gauges = Gauges::default();
         gauges.register(&mut registry);
+        let mailboxes = Mailboxes::default();
+        mailboxes.register(&mut registry);
         Self {
             registry,
             providers,
@@ -255,7 +311,26 @@ impl Metrics {
             work,
             started: RwLock::default(),
             gauges,
+            mailboxes,
             scrape: Mutex::default(),
+        }
+    }
+
+    /// The series of a mailbox, from now on shown.
+    pub fn mailbox(&self, name: &str) -> MailboxSeries {
+        let label = MailboxLabel { mailbox: name.to_owned() };
+        let mails = |result| {
+            let label = MailboxMailsLabels { mailbox: name.to_owned(), result };
+            self.mailboxes.mails.get_or_create_owned(&label)
+        };
+        MailboxSeries {
+            fetched: mails("fetched"),
+            handled: mails("handled"),
+            left: mails("left"),
+            aside: mails("aside"),
+            failures: self.mailboxes.failures.get_or_create_owned(&label),
+            up: self.mailboxes.up.get_or_create_owned(&label),
+            last_success: self.mailboxes.last_success.get_or_create_owned(&label),
         }
     }
 

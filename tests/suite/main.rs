@@ -19,6 +19,7 @@ mod failpoints;
 mod harness;
 mod hostile;
 mod installation;
+mod intake;
 mod kills;
 mod matrix;
 mod model;

@@ -225,6 +225,26 @@ async fn the_one_who_is_gone_is_not_mailed_again(scene: &Scene, postfix: &Postfi
 }
 
 #[tokio::test]
+async fn reports_come_back_over_lmtp() {
+    let Some(postfix) = Postfix::returning_by("lmtp", &READERS) else { return };
+    let scene = scene(&postfix, PASSWORD, &postfix.ca_file());
+    let config = fs::read_to_string(scene.house.path("config.toml")).unwrap();
+    let listen = format!("listen = \"127.0.0.1:{}\"", postfix.bounces);
+    let lmtp = config.replace(&listen, &format!("listen = \"127.0.0.1:0\"\nlmtp_{listen}"));
+    assert_ne!(lmtp, config);
+    fs::write(scene.house.path("config.toml"), lmtp).unwrap();
+    let daemon = Daemon::spawn(&scene).await;
+    send_sample(&scene).ok();
+    scene.reaches(IssueState::Sent).await;
+    everybody_has_one_copy(&postfix).await;
+    the_one_who_is_gone_is_not_mailed_again(&scene, &postfix).await;
+    assert_eq!(postfix.logged(&["postfix/lmtp", "status=sent"]), 1, "{}", postfix.log());
+    let source = scene.house.run(&["bounce", "list", "--json"]).json();
+    assert_eq!(source[0]["source"], "lmtp 127.0.0.1", "{source}");
+    daemon.terminate();
+}
+
+#[tokio::test]
 async fn a_refused_login_halts_and_the_send_goes_on_once_it_works() {
     let Some(postfix) = Postfix::start(&READERS) else { return };
     let scene = scene(&postfix, "another password", &postfix.ca_file());

@@ -34,10 +34,15 @@ use crate::{
 };
 
 /// Where a mail came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// The listener, from this client.
+    /// The SMTP listener, from this client.
     Smtp(IpAddr),
+    /// The LMTP listener, from this client.
+    Lmtp(IpAddr),
+    /// A mailbox that it was fetched from: its kind, and what operators call it. People may have mail
+    /// of their own there.
+    Mailbox(&'static str, Arc<str>),
     /// Standard input.
     Pipe,
     /// One of the messages of an mbox file.
@@ -48,6 +53,8 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Smtp(peer) => write!(f, "smtp {peer}"),
+            Self::Lmtp(peer) => write!(f, "lmtp {peer}"),
+            Self::Mailbox(kind, name) => write!(f, "{kind} {name}"),
             Self::Pipe => f.write_str("pipe"),
             Self::Mbox => f.write_str("mbox"),
         }
@@ -76,6 +83,8 @@ pub struct Applied {
     pub kind: Kind,
     /// How it was tied to a reader.
     pub attribution: Attribution,
+    /// Whether it has a genuine token of ours, even of a reader who was erased since.
+    pub genuine: bool,
     /// The issue it is about.
     pub issue: Option<IssueId>,
     /// The reader it is about.
@@ -127,16 +136,20 @@ pub async fn returned_mail(
         None => unattributed(&report),
     };
     let erased = reader.is_none() && named.is_some();
+    // What people write to each other is nobody's business, and stays in their mailbox.
+    let private = matches!(mail.source, Source::Mailbox(..))
+        && named.is_none()
+        && matches!(report.kind, Kind::NotAReport | Kind::AutoReply);
     let kept = Inbound {
         source: mail.source.to_string(),
-        mail_from: &mail.mail_from,
-        rcpt_to: &mail.rcpt_to,
+        mail_from: if private { "" } else { &mail.mail_from },
+        rcpt_to: if private { "" } else { &mail.rcpt_to },
         kind: report.kind,
         outcome,
         issue: reader.as_ref().and_then(|reader| reader.issue),
         subscriber: reader.as_ref().map(|reader| reader.subscriber),
         // Whoever was erased is not stored again.
-        raw: if erased { &[] } else { &mail.raw },
+        raw: if erased || private { &[] } else { &mail.raw },
     };
     let inbound = inbound::keep(&mut tx, &kept, now).await?;
     tx.commit().await?;
@@ -144,6 +157,7 @@ pub async fn returned_mail(
         inbound,
         kind: report.kind,
         attribution,
+        genuine: named.is_some(),
         issue: kept.issue,
         subscriber: kept.subscriber,
         outcome,

@@ -184,7 +184,7 @@ const RECIPIENT_FIELDS: [&str; 6] =
 
 /// Fills in the envelope from the header where the caller does not know it. A field only counts
 /// for its token, so one that a stranger wrote does no harm.
-fn with_envelope(
+pub(super) fn with_envelope(
     keyring: &Keyring,
     raw: Vec<u8>,
     recipient: Option<&str>,

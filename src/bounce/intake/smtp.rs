@@ -1,6 +1,8 @@
-//! The SMTP listener to which the bounce domain's MX leads. It takes mail for our own signed
-//! mailboxes, and for the few that every domain must have; anything else is refused before its
-//! data, so that no stranger's mail is stored and nobody gets mail back.
+//! The listeners that take returned mail in: SMTP, to which the bounce domain's MX leads, and LMTP
+//! (RFC 2033) for a mail server beside us. Both take mail for our own signed mailboxes, and for the
+//! few that every domain must have; anything else is refused before its data, so that no stranger's
+//! mail is stored and nobody gets mail back. Over LMTP every recipient has its own reply, so that a
+//! mail which failed for one comes again for that one only.
 
 use std::{
     net::IpAddr,
@@ -21,14 +23,16 @@ use crate::{
     db::Db,
     smtp::{
         server::{
-            BareNewlines, Connection, Envelope, Handler, Limits, Message, Recipient, Reply,
-            Response, Server, ServerConfig,
+            BareNewlines, Connection, Envelope, Handler, Limits, Message, Protocol, Recipient,
+            Reply, Response, Server, ServerConfig, Stage, network,
         },
         verp,
     },
     timestamp::Timestamp,
     token::Keyring,
 };
+
+use super::allowance::Allowance;
 
 /// Mailboxes without a token: what RFC 2142 asks of a domain, and where a plain bounce goes.
 const PLAIN: [&str; 4] = ["postmaster", "abuse", "bounce", "bounces"];
@@ -39,23 +43,28 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 const UNKNOWN: Reply = Reply::new(550, "5.1.1", "No such mailbox");
 const ELSEWHERE: Reply = Reply::new(550, "5.7.1", "This server takes mail for its own domain only");
+const TAKEN: Reply = Reply::new(250, "2.0.0", "Ok");
+const TOO_FAST: Reply = Reply::new(450, "4.7.1", "Too much mail from you, try again later");
 const ENOUGH: Reply = Reply::new(450, "4.2.1", "Too much mail for this mailbox, try again later");
 const TOO_LARGE: Reply = Reply::new(552, "5.3.4", "Message too big");
 const LATER: Reply = Reply::new(451, "4.3.0", "The message could not be stored, try again later");
 
-/// The server for `config.bounces`, to be given a listener.
+/// The server for `config.bounces` that speaks `protocol`, to be given a listener.
 pub fn server(
     db: Db,
     keyring: Arc<Keyring>,
     config: &Config,
+    protocol: Protocol,
     shutdown: CancellationToken,
 ) -> Server<BounceDomain> {
     let settings = ServerConfig {
         hostname: config.mail.helo_name.clone(),
+        protocol,
         limits: Limits {
             message_bytes: SIZE_MAX as u64,
             recipients: 10,
-            connections: 100,
+            connections: config.bounces.connections,
+            connections_per_peer: config.bounces.connections_per_client,
             ..Limits::default()
         },
         // Reports of old servers are worth having, whatever their line ends.
@@ -67,6 +76,8 @@ pub fn server(
         keyring,
         rules: config.bounces.clone(),
         domain: config.mail.bounce_domain.clone(),
+        protocol,
+        allowance: Mutex::new(Allowance::new(config.bounces.mails_per_minute_and_client)),
         plain: Mutex::new((Instant::now(), 0)),
     };
     Server::new(settings, Arc::new(handler), shutdown)
@@ -79,6 +90,8 @@ pub struct BounceDomain {
     keyring: Arc<Keyring>,
     rules: config::Bounces,
     domain: String,
+    protocol: Protocol,
+    allowance: Mutex<Allowance>,
     /// When the hour began, and the mails to plain mailboxes since.
     plain: Mutex<(Instant, u32)>,
 }
@@ -135,6 +148,16 @@ impl Handler for BounceDomain {
         connection.peer.ip()
     }
 
+    async fn at(&self, peer: &mut IpAddr, stage: Stage<'_>) -> Response {
+        let Stage::Mail(_) = stage else { return Response::Proceed };
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        if allowance.take(network(*peer), Instant::now()) {
+            Response::Proceed
+        } else {
+            TOO_FAST.into()
+        }
+    }
+
     async fn rcpt(&self, _: &mut IpAddr, _: &Envelope, recipient: &Recipient) -> Response {
         match self.accept(&recipient.address) {
             Ok(()) => Response::Proceed,
@@ -146,17 +169,19 @@ impl Handler for BounceDomain {
         let raw = Arc::from(message.bytes);
         // Every recipient is a reader of its own. What was applied before a failure counts once
         // when the mail comes again.
+        let mut replies = Vec::with_capacity(message.envelope.recipients.len());
         for recipient in message.envelope.recipients {
             let mail = ReturnedMail {
                 raw: Arc::clone(&raw),
                 mail_from: message.envelope.from.clone(),
                 rcpt_to: recipient.address,
-                source: Source::Smtp(*peer),
+                source: match self.protocol {
+                    Protocol::Smtp => Source::Smtp(*peer),
+                    Protocol::Lmtp => Source::Lmtp(*peer),
+                },
             };
-            if let Err(reply) = self.take(&mail).await {
-                return reply.into();
-            }
+            replies.push(self.take(&mail).await.err().unwrap_or(TAKEN));
         }
-        Response::Proceed
+        Response::Each(replies)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     db::state::CopyState,
     id::{CopyId, IssueId, SubscriberId},
-    smtp::server::dialogue::Dialogue,
+    smtp::server::{Protocol, dialogue::Dialogue},
 };
 
 const DEAD: &str = "550 5.1.1 <ada@example.net> User unknown";
@@ -33,8 +33,15 @@ struct Door {
     serving: JoinHandle<()>,
 }
 
+/// Mails that a client may bring at once: more than any test but one does.
+const PER_MINUTE: u32 = 300;
+
 impl Door {
     async fn open() -> Self {
+        Self::speaking(Protocol::Smtp).await
+    }
+
+    async fn speaking(protocol: Protocol) -> Self {
         let house = House::new().await;
         let (issue, ada) = (house.issue(1).await, house.reader("ada@example.net").await);
         let copy = house.copy(issue, ada, CopyState::Accepted).await;
@@ -42,7 +49,9 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let keyring = Arc::new(house.keyring.clone());
-        let server = smtp::server(house.db.clone(), keyring, &Config::default(), stop.clone());
+        let mut config = Config::default();
+        config.bounces.mails_per_minute_and_client = PER_MINUTE;
+        let server = smtp::server(house.db.clone(), keyring, &config, protocol, stop.clone());
         let serving = tokio::spawn(server.serve(listener));
         Self { house, issue, ada, copy, address, stop, serving }
     }
@@ -151,6 +160,69 @@ async fn a_report_that_cannot_be_stored_is_put_off() {
     client.ask(format!("RCPT TO:<{}>\r\n", door.house.verp(door.copy)), 250).await;
     client.ask("DATA\r\n", 354).await;
     client.ask("late\r\n.\r\n", 451).await;
+    door.close().await;
+}
+
+#[tokio::test]
+async fn over_lmtp_every_recipient_has_its_own_reply() {
+    let door = Door::speaking(Protocol::Lmtp).await;
+    let house = &door.house;
+    let grace = house.reader("grace@example.net").await;
+    let copy = house.copy(door.issue, grace, CopyState::Accepted).await;
+    let mut client = Dialogue::connect(door.address).await;
+    client.expect(220).await;
+    client.ask("EHLO client.example\r\n", 500).await;
+    client.ask("LHLO client.example\r\n", 250).await;
+    client.ask("MAIL FROM:<>\r\n", 250).await;
+    client.ask(format!("RCPT TO:<{}>\r\n", house.verp(door.copy)), 250).await;
+    client.ask("RCPT TO:<ada@example.net>\r\n", 550).await;
+    client.ask("RCPT TO:<ada@bounce.localhost>\r\n", 550).await;
+    client.ask(format!("RCPT TO:<{}>\r\n", house.verp(copy)), 250).await;
+    client.ask("DATA\r\n", 354).await;
+    client.say(dsn("ada@example.net", "failed", DEAD)).await;
+    client.ask(".\r\n", 250).await;
+    client.expect(250).await;
+    assert_eq!(door.suppressions().await, 2);
+    let source = "SELECT COUNT(*) FROM inbound_mail WHERE source = 'lmtp 127.0.0.1'";
+    assert_eq!(house.count(source).await, 2);
+
+    // The database takes the report on one of two.
+    let refuse = format!(
+        "CREATE TRIGGER refuse BEFORE INSERT ON inbound_mail WHEN NEW.rcpt_to = '{}' \
+         BEGIN SELECT RAISE(ABORT, 'no'); END",
+        house.verp(copy)
+    );
+    house.db.write(Box::leak(refuse.into_boxed_str())).execute().await.unwrap();
+    client.ask("MAIL FROM:<>\r\n", 250).await;
+    client.ask(format!("RCPT TO:<{}>\r\n", house.verp(copy)), 250).await;
+    client.ask(format!("RCPT TO:<{}>\r\n", house.verp(door.copy)), 250).await;
+    client.ask("DATA\r\n", 354).await;
+    client.say(dsn("ada@example.net", "failed", DEAD)).await;
+    client.ask(".\r\n", 451).await;
+    client.expect(250).await;
+    client.ask("QUIT\r\n", 221).await;
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_client_brings_so_many_mails_a_minute() {
+    let door = Door::open().await;
+    let mut client = Dialogue::greeted(door.address).await;
+    for _ in 0..PER_MINUTE {
+        client.ask("MAIL FROM:<>\r\n", 250).await;
+        client.ask("RSET\r\n", 250).await;
+    }
+    // A few more may fit in the time that those took.
+    let mut refused = false;
+    for _ in 0..50 {
+        client.say("MAIL FROM:<>\r\n").await;
+        refused = client.hear().await.starts_with("450 4.7.1");
+        if refused {
+            break;
+        }
+        client.ask("RSET\r\n", 250).await;
+    }
+    assert!(refused);
     door.close().await;
 }
 

@@ -177,7 +177,8 @@ pub trait Handler: Send + Sync + 'static {
         Intake { keep: Keep::Message, interrupt: None }
     }
 
-    /// A message has come. The reply leaves after this returns.
+    /// A message has come. The reply leaves after this returns; [`Response::Each`] has one for every
+    /// recipient.
     fn message(
         &self,
         session: &mut Self::Session,

@@ -129,6 +129,9 @@ pub enum Response {
     Proceed,
     /// This reply instead; its code decides whether the stage succeeded.
     Reply(Reply),
+    /// A reply for each recipient of a message, in the order of its envelope (RFC 2033, section 4.2).
+    /// SMTP has one reply for all: the first refusal, so that the message comes again for everybody.
+    Each(Vec<Reply>),
     /// Something no good server does, for rehearsals and tests.
     Misbehave(Arc<Misbehaviour>),
 }

@@ -25,6 +25,7 @@ const TOO_MUCH: Reply = Reply::new(421, "4.7.0", "Too many commands or errors");
 const OUT_OF_ORDER: Reply = Reply::new(503, "5.5.1", "Not now: commands are out of order");
 const MAIL_OK: Reply = Reply::new(250, "2.1.0", "Sender ok");
 const RCPT_OK: Reply = Reply::new(250, "2.1.5", "Recipient ok");
+const FORGOTTEN: Reply = Reply::new(451, "4.3.0", "Not done, try again later");
 const OK: Reply = Reply::new(250, "2.0.0", "Ok");
 
 /// Serves one connection to its end.
@@ -304,8 +305,22 @@ impl<H: Handler> Session<'_, H> {
                 self.refuse(&reply)?;
                 Ok(false)
             }
+            Response::Each(replies) => Ok(self.answer_each(&replies, usual.len())),
             Response::Misbehave(misbehaviour) => self.misbehave(&misbehaviour, usual).await,
         }
+    }
+
+    /// Answers for every recipient of a message, in `places` replies: one for all over SMTP, one for
+    /// each over LMTP. A refusal is none of the client's errors.
+    fn answer_each(&mut self, replies: &[Reply], places: usize) -> bool {
+        let refusal = replies.iter().find(|reply| !reply.is_positive());
+        if places == 1 && replies.len() != 1 {
+            self.say(refusal.or(replies.first()).unwrap_or(&OK));
+        } else {
+            // A recipient that the handler forgot is told to come again.
+            (0..places).for_each(|place| self.say(replies.get(place).unwrap_or(&FORGOTTEN)));
+        }
+        refusal.is_none()
     }
 
     async fn misbehave(&mut self, how: &Misbehaviour, usual: &[Reply]) -> Result<bool, End> {

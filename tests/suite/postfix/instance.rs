@@ -35,6 +35,11 @@ impl Postfix {
     /// Starts one with a mailbox for each of `users` at `inbox.example`, or says why it cannot be
     /// had here.
     pub(super) fn start(users: &[&str]) -> Option<Self> {
+        Self::returning_by("smtp", users)
+    }
+
+    /// The same; reports leave it by this transport.
+    pub(super) fn returning_by(transport: &str, users: &[&str]) -> Option<Self> {
         if let Some(why) = missing() {
             // Past the capture of the test harness: a skip that nobody sees is a lie.
             let _ = writeln!(std::io::stderr(), "SKIPPED: no private Postfix: {why}");
@@ -42,7 +47,7 @@ impl Postfix {
         }
         let folder = tempfile::tempdir().unwrap();
         let postfix = Self { folder, port: free_port(), bounces: free_port() };
-        postfix.lay_out(users);
+        postfix.lay_out(transport, users);
         postfix.certify();
         postfix.set_password(PASSWORD);
         let started = postfix.control("start");
@@ -60,7 +65,7 @@ impl Postfix {
         self.path("ca.pem")
     }
 
-    fn lay_out(&self, users: &[&str]) {
+    fn lay_out(&self, transport: &str, users: &[&str]) {
         // Its programs run as other users and have to get at their folders below.
         run(Command::new("chmod").arg("711").arg(self.folder.path()));
         for folder in ["etc/sasl", "queue", "data", "mail"] {
@@ -75,6 +80,7 @@ impl Postfix {
             text.replace("@FOLDER@", folder)
                 .replace("@PORT@", &self.port.to_string())
                 .replace("@BOUNCES@", &self.bounces.to_string())
+                .replace("@TRANSPORT@", transport)
                 .replace("@UID@", &uid)
                 .replace("@GID@", &gid)
         };

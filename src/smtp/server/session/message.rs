@@ -79,6 +79,7 @@ impl<H: Handler> Session<'_, H> {
         let entered = match &response {
             Response::Proceed => true,
             Response::Reply(reply) => reply.code() == 354,
+            Response::Each(_) => false,
             Response::Misbehave(how) => how.success.unwrap_or(match &how.answer {
                 Answer::Usual => true,
                 Answer::Reply(reply) => reply.code() == 354,
