@@ -240,6 +240,8 @@ mod tests {
         while !writer.is_finished() {
             let tally = tallies.recount(&db, ISSUE).await.unwrap();
             assert_eq!(tally.total().total(), COPIES);
+            let _still = tallies.still().await;
+            assert_eq!(tallies.get(ISSUE).unwrap(), load(&db, ISSUE).await.unwrap());
             counted += 1;
         }
         writer.await.unwrap();
