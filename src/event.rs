@@ -32,6 +32,9 @@ record! {
         pub node_id: Option<NodeId>,
         /// The relay it was tried at.
         pub relay: Option<String>,
+        /// The mail server of the reader's domain, with its address, where it was brought there
+        /// directly.
+        pub host: Option<String>,
         /// The provider of the address.
         pub provider: Option<i64>,
         /// The connection, numbered within the daemon's life.
@@ -67,6 +70,7 @@ impl Event {
             attempt: None,
             node_id: None,
             relay: None,
+            host: None,
             provider: None,
             session: None,
             phase: None,
@@ -97,9 +101,9 @@ impl Event {
 }
 
 const INSERT: &str = "INSERT INTO event (at, kind, issue_id, subscriber_id, service_id, attempt, \
-                      node_id, relay, provider, session, phase, code, enhanced, text, class, rule, \
+                      node_id, relay, host, provider, session, phase, code, enhanced, text, class, rule, \
                       duration_us, bytes)";
-const COLUMNS: usize = 18;
+const COLUMNS: usize = 19;
 /// How many events one statement inserts: enough that the cost of a statement vanishes, and two
 /// smaller numbers for what remains.
 const ROWS: [usize; 3] = [64, 8, 1];
@@ -118,7 +122,7 @@ fn insert_alike(rows: usize) -> String {
     let lines = lines(rows, 8);
     format!(
         "WITH copy (at, subscriber_id, attempt, provider, session, text, duration_us, bytes) \
-         AS (VALUES {lines}) {INSERT} SELECT at, ?, ?, subscriber_id, NULL, attempt, ?, ?, provider, \
+         AS (VALUES {lines}) {INSERT} SELECT at, ?, ?, subscriber_id, NULL, attempt, ?, ?, ?, provider, \
          session, ?, ?, ?, text, NULL, NULL, duration_us, bytes FROM copy"
     )
 }
@@ -134,6 +138,7 @@ struct Common<'e> {
     issue: Option<IssueId>,
     node: Option<NodeId>,
     relay: Option<&'e str>,
+    host: Option<&'e str>,
     phase: Option<&'e str>,
     code: Option<i64>,
     enhanced: Option<&'e str>,
@@ -150,6 +155,7 @@ impl Event {
             issue: self.issue_id,
             node: self.node_id,
             relay: self.relay.as_deref(),
+            host: self.host.as_deref(),
             phase: self.phase.as_deref(),
             code: self.code,
             enhanced: self.enhanced.as_deref(),
@@ -197,6 +203,7 @@ async fn record_alike(tx: &mut Tx, common: Common<'_>, events: &[&Event]) -> db:
             .bind(common.issue)
             .bind(common.node)
             .bind(owned(common.relay))
+            .bind(owned(common.host))
             .bind(owned(common.phase))
             .bind(common.code)
             .bind(owned(common.enhanced))
@@ -220,6 +227,7 @@ async fn record_any(tx: &mut Tx, events: &[&Event]) -> db::Result<()> {
                 .bind(event.attempt)
                 .bind(event.node_id)
                 .bind(event.relay.clone())
+                .bind(event.host.clone())
                 .bind(event.provider)
                 .bind(event.session)
                 .bind(event.phase.clone())
@@ -287,6 +295,8 @@ record! {
         pub attempt: Option<i64>,
         /// The relay it was tried at.
         pub relay: Option<String>,
+        /// The mail server of the reader's domain, where it was brought there directly.
+        pub host: Option<String>,
         /// The provider of the address.
         pub provider: Option<i64>,
         /// The connection, numbered within the daemon's life.

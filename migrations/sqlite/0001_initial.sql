@@ -252,6 +252,8 @@ CREATE TABLE event (
     attempt       INTEGER,
     node_id       INTEGER,
     relay         TEXT,
+    -- The mail server of the reader's domain, where the copy was brought there directly.
+    host          TEXT,
     provider      INTEGER,
     session       INTEGER,
     phase         TEXT,

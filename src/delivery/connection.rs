@@ -126,6 +126,8 @@ pub struct Connection {
     /// `mx`.
     to: Option<Arc<Destination>>,
     trying: Option<Arc<Destination>>,
+    /// With which of the destination's hosts the session is.
+    host: Option<Arc<str>>,
 }
 
 impl Connection {
@@ -146,6 +148,7 @@ impl Connection {
             openings: 0,
             to: None,
             trying: None,
+            host: None,
         }
     }
 

@@ -80,11 +80,19 @@ pub struct Direct {
     stop: CancellationToken,
 }
 
+/// A session with a mail server.
+pub(super) struct Call {
+    pub(super) session: Session,
+    /// Its number in the daemon's life.
+    pub(super) number: i64,
+    /// The server's name and address.
+    pub(super) host: Arc<str>,
+}
+
 /// A session that waits for its next copy.
 struct Parked {
     to: Arc<Destination>,
-    session: Session,
-    number: i64,
+    call: Call,
     since: Instant,
 }
 
@@ -145,11 +153,12 @@ impl Direct {
             let enhanced = refusal.enhanced();
             format!("{enhanced} {}", refusal.what())
         })?;
-        self.dial(&to).await.map_err(|error| match error {
+        let dialled = self.dial(&to).await.map_err(|error| match error {
             DialError::Destination { enhanced, what, .. } => format!("{enhanced} {what}"),
             DialError::Ours(what) => what,
             DialError::Stopped => "the daemon stops".to_owned(),
-        })
+        });
+        dialled.map(|(session, _)| session)
     }
 
     /// Asks DNS about `domain`: whatever it answers, it answers. The error is a sentence.
@@ -181,13 +190,13 @@ impl Direct {
                 () = tokio::time::sleep(LOOK) => {}
             }
             while let Some(parked) = self.take_idle(idle) {
-                self.close(parked.session, &parked.to).await;
+                self.close(parked.call.session, &parked.to).await;
                 dispatch.disconnected(relay);
             }
         }
         self.stop.cancel();
         while let Some(parked) = self.take_idle(Duration::ZERO) {
-            self.close(parked.session, &parked.to).await;
+            self.close(parked.call.session, &parked.to).await;
             dispatch.disconnected(relay);
         }
     }
@@ -198,16 +207,16 @@ impl Direct {
     }
 
     /// Keeps a session for whoever needs it next; one too many comes back.
-    pub(super) fn park(&self, to: Arc<Destination>, session: Session, number: i64) {
+    pub(super) fn park(&self, to: Arc<Destination>, call: Call) {
         let since = Instant::now();
-        lock(&self.parked).push_back(Parked { to, session, number, since });
+        lock(&self.parked).push_back(Parked { to, call, since });
     }
 
-    /// A parked session with a destination, the one that was parked last, and its number.
-    pub(super) fn unpark(&self, to: &Arc<Destination>) -> Option<(Session, i64)> {
+    /// A parked session with a destination, the one that was parked last.
+    pub(super) fn unpark(&self, to: &Arc<Destination>) -> Option<Call> {
         let mut parked = lock(&self.parked);
         let at = parked.iter().rposition(|parked| Arc::ptr_eq(&parked.to, to))?;
-        parked.remove(at).map(|parked| (parked.session, parked.number))
+        parked.remove(at).map(|parked| parked.call)
     }
 
     /// Says goodbye, and makes the session's place free.
@@ -231,7 +240,7 @@ impl Direct {
         let oldest = lock(&self.parked).pop_front();
         match oldest {
             Some(parked) => {
-                self.close(parked.session, &parked.to).await;
+                self.close(parked.call.session, &parked.to).await;
                 true
             }
             // Every worker has one at most: whoever asks has none.

@@ -47,7 +47,7 @@ macro_rules! select_lines {
     ($from:literal, $rest:literal) => {
         concat!(
             "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, \
-             e.subscriber_id, s.address, e.attempt, e.relay, e.provider, e.session, e.phase, \
+             e.subscriber_id, s.address, e.attempt, e.relay, e.host, e.provider, e.session, e.phase, \
              e.code, e.enhanced, e.text, e.class, e.rule, e.duration_us, e.bytes FROM ",
             $from,
             " LEFT JOIN issue i ON i.id = e.issue_id \

@@ -455,6 +455,13 @@ impl Sink {
         fs::write(self.folder.path().join("faults.toml"), faults).unwrap();
     }
 
+    /// SIGKILL, and a new start without any fault.
+    pub(crate) async fn recover(&mut self) {
+        self.kill();
+        self.set_faults("");
+        self.start().await;
+    }
+
     /// Starts it, again after a kill: its journal goes on.
     pub(crate) async fn start(&mut self) {
         assert!(self.child().is_none(), "one sink at a time");

@@ -12,6 +12,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, SocketAddr, TcpListener},
+    time::Instant,
 };
 
 use postrider::db::state::{CopyState, EventKind, IssueState};
@@ -23,9 +24,11 @@ use crate::{
     installation::Installation,
 };
 
-/// Short waits: whoever is not there now may be in a moment.
+/// Short waits: whoever is not there now may be in a moment. Whoever is there may be on a busy machine.
 const SHORT: &str = "[breakers]\nopen_for = \"300ms\"\nopen_for_max = \"600ms\"\n\
-     [smtp]\nconnect = \"2s\"\ngreeting = \"2s\"\n";
+     [smtp]\nconnect = \"10s\"\ngreeting = \"10s\"\n";
+/// The shortest of them.
+const OPEN_FOR_S: f64 = 0.3;
 
 /// An installation that brings mail to the servers of domains on `port`; `keys` are more of the relay's.
 async fn scene(dns: &DnsServer, port: u16, keys: &str, options: &str) -> Scene {
@@ -278,9 +281,12 @@ async fn dead_domains_hold_nobody_else_up() {
     domains.extend(["dead.example", "mute.example"]);
     // In one stage: a share of undecided copies this large would keep the next one back.
     let options = format!("{QUICK}stages_percent = []\n{NO_GATES}{SHORT}");
+    // So long nobody answers where nobody speaks.
+    let options = options.replace("10s", "5s");
     let scene = scene(&dns, port, "", &options).await;
     let audience = import(&scene, &domains, EACH);
     let daemon = Daemon::spawn(&scene).await;
+    let began = Instant::now();
     scene.send().ok();
     sink.accepts(EACH * good.len()).await;
     let now = fates(&scene).await;
@@ -302,6 +308,7 @@ async fn dead_domains_hold_nobody_else_up() {
     let back = sink_at("127.0.0.18", port, "").await;
     let well = sink_at("127.0.0.19", port, "").await;
     scene.reaches(IssueState::Sent).await;
+    let took = began.elapsed().as_secs_f64();
     assert!(!daemon.log().contains("a relay cannot be used"), "{}", daemon.log());
     drop(daemon);
     let outcome = check(&scene, &[&sink, &back, &well], audience, Kills::default()).await;
@@ -312,9 +319,10 @@ async fn dead_domains_hold_nobody_else_up() {
     }
     // One message at a time finds out whether it is back; the others wait, and that costs no try.
     let dead = of(&fates, "dead.example");
-    let once = dead.iter().filter(|fate| fate.attempts == 1).count();
-    assert!(once > EACH / 2, "{once} of {EACH}: {dead:?}");
-    assert!(dead.iter().any(|fate| fate.attempts > 1), "{dead:?}");
+    let tried_again: i64 = dead.iter().map(|fate| fate.attempts - 1).sum();
+    let most = 1.0 + took / OPEN_FOR_S;
+    println!("{tried_again} tries in {took:.1} s that came to nothing");
+    assert!(tried_again > 0 && tried_again as f64 <= most, "{most:.0} at most: {dead:?}");
     let context = scene.context().await;
     let opened: i64 = context
         .db

@@ -216,9 +216,7 @@ async fn a_block_at_the_canary_halts_the_send_with_its_figures() {
     let error = scene.house.run(&["issue", "resume", "1", "--yes"]).fails(3);
     assert!(error.contains("--reason"), "{error}");
     // The block is lifted; what is left of it in the figures is for the operator to judge.
-    sink.kill();
-    sink.set_faults("");
-    sink.start().await;
+    sink.recover().await;
     let context = scene.context().await;
     let mut resumed = 0;
     until("the issue is sent", async || {
@@ -329,9 +327,7 @@ async fn a_breaker_holds_one_provider_up_and_tries_it_out_with_exactly_one_messa
     assert!(limited.contains("provider google at relay main"), "{limited}");
 
     // It wakes up.
-    sink.kill();
-    sink.set_faults("");
-    sink.start().await;
+    sink.recover().await;
     scene.reaches(IssueState::Sent).await;
     drop(daemon);
     let outcome = check(&scene, &[&sink], 2 * EACH, Kills::of_sink(1)).await;

@@ -210,6 +210,7 @@ fn why(line: &Line) -> Vec<String> {
     if let Some(attempt) = line.attempt.filter(|attempt| *attempt > 1) {
         parts.push(format!("try {attempt}"));
     }
+    parts.extend(line.host.as_ref().map(|host| format!("at {host}")));
     if let Some(took) = line.duration_us {
         parts.push(format!("{:.1} ms", took as f64 / 1e3));
     }
@@ -249,6 +250,7 @@ mod tests {
             address: Some("ada@gmail.com".into()),
             attempt: Some(2),
             relay: Some("main".into()),
+            host: None,
             provider: Some(1),
             session: Some(3),
             phase: Some("rcpt_to".into()),
@@ -269,6 +271,9 @@ mod tests {
         let text = for_people(Providers::embedded(), &line(EventKind::Rejected), true);
         assert!(text.contains("\u{1b}[31mrejected      \u{1b}[0m"), "{text}");
         assert_eq!(text.matches('\u{1b}').count(), 2);
+        let direct = Line { host: Some("mx.test [192.0.2.7]".into()), ..line(EventKind::Accepted) };
+        let text = for_people(Providers::embedded(), &direct, false);
+        assert!(text.contains("try 2  at mx.test [192.0.2.7]  12.3 ms"), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `postrider issue plan`: who gets an issue, who does not and why, in which stages, until when.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -14,9 +14,11 @@ use crate::{
     config::Config,
     delivery::{
         content::Content,
+        grouping::Grouping,
         plan::{self, Imported, Plan},
         preflight::{self, Rehearsal},
     },
+    dns::Resolver,
     newsletter::Newsletter,
     timestamp::Timestamp,
 };
@@ -68,6 +70,13 @@ pub(super) async fn outlook(
 ) -> anyhow::Result<Outlook> {
     let mut config = Config::clone(&context.config);
     config.sending.undo_window = sends_at.since(now);
+    if config.dns.group_by_mx {
+        // As the daemon does it before the copies are queued; what is found is remembered for it.
+        let resolver = Resolver::new(&config.dns).map_err(anyhow::Error::msg)?;
+        let (db, providers) = (context.db.clone(), Arc::clone(&context.providers));
+        let grouping = Grouping::new(db, resolver, providers, Arc::default());
+        grouping.group(newsletter.id, now).await?;
+    }
     let plan = plan::compute(&context.db, newsletter.id, &config, &context.providers, now).await?;
     let rehearsal = match content {
         None => None,

@@ -12,7 +12,7 @@ use crate::{
     bounce::classify::Scope,
     delivery::{
         dispatch::{Report, Wrong},
-        mx::{Destination, DialError, Direct, Refusal, Turn, domain_of, unreachable_class},
+        mx::{Call, Destination, DialError, Direct, Refusal, Turn, domain_of, unreachable_class},
         policy::{self, Decision, Schedule, Signal},
         queue::Handed,
         relay::{ConnectError, Relay},
@@ -95,11 +95,12 @@ impl Connection {
             self.close().await;
         }
         self.park();
-        while let Some((mut session, number)) = direct.unpark(to) {
+        while let Some(Call { mut session, number, host }) = direct.unpark(to) {
             if !self.relay.is_worn(&session) && session.is_alive().await {
                 self.number = number;
                 self.session = Some(session);
                 self.to = Some(Arc::clone(to));
+                self.host = Some(host);
                 return true;
             }
             self.shared.dispatch.disconnected(self.relay.index);
@@ -118,7 +119,7 @@ impl Connection {
             self.shared.dispatch.disconnected(self.relay.index);
         }
         let error = match self.patiently(Box::pin(direct.dial(to))).await {
-            Ok(session) => {
+            Ok((session, host)) => {
                 to.reached();
                 self.relay.health.reached();
                 self.shared.dispatch.connected(self.relay.index);
@@ -128,12 +129,13 @@ impl Connection {
                     relay = %self.relay.name,
                     session = self.number,
                     destination = %to.name,
-                    peer = ?session.peer(),
+                    %host,
                     encrypted = session.is_encrypted(),
                     "connected to a destination"
                 );
                 self.session = Some(session);
                 self.to = Some(Arc::clone(to));
+                self.host = Some(host);
                 return true;
             }
             Err(error) => error,
@@ -160,13 +162,15 @@ impl Connection {
         if self.session.as_ref().is_none_or(Session::holds_envelope) {
             return;
         }
-        if let (Some(session), Some(to)) = (self.session.take(), self.to.take()) {
-            direct.park(to, session, self.number);
+        let parts = (self.session.take(), self.to.take(), self.host.take());
+        if let (Some(session), Some(to), Some(host)) = parts {
+            direct.park(to, Call { session, number: self.number, host });
         }
     }
 
     /// The session is gone: its place at its destination is free.
     pub(super) fn left(&mut self) {
+        self.host = None;
         if let (Some(direct), Some(to)) = (&self.relay.direct, self.to.take()) {
             direct.gone(&to);
         }
@@ -252,7 +256,7 @@ impl Connection {
         let Some(handed) = self.hand.pop() else { return };
         let event = decision.event.map(|kind| {
             let mut event = self.event(&handed, kind, Timestamp::now());
-            event.session = None;
+            (event.session, event.host) = (None, None);
             event.phase = Some(phase.to_owned());
             event.enhanced = Some(enhanced.to_string());
             event.text.clone_from(&decision.reason);

@@ -250,6 +250,7 @@ impl Connection {
         event.attempt = Some(handed.claimed.attempts + 1);
         event.node_id = Some(self.shared.node);
         event.relay = Some(self.relay.name.clone());
+        event.host = self.host.as_deref().map(str::to_owned);
         event.provider = Some(handed.claimed.provider);
         event.session = Some(self.number);
         event

@@ -47,8 +47,12 @@ struct Last {
 }
 
 impl Direct {
-    /// Connects to a destination; the session's place was counted at both ends.
-    pub(in crate::delivery) async fn dial(&self, to: &Destination) -> Result<Session, DialError> {
+    /// Connects to a destination; the session's place was counted at both ends. Says with which of
+    /// its hosts.
+    pub(in crate::delivery) async fn dial(
+        &self,
+        to: &Destination,
+    ) -> Result<(Session, Arc<str>), DialError> {
         let deadlines = self.endpoint.deadlines;
         let within = (deadlines.connect + deadlines.greeting) * 2;
         let dialled = tokio::select! {
@@ -64,7 +68,10 @@ impl Direct {
         })
     }
 
-    async fn dial_hosts(&self, to: &Destination) -> Result<Session, DialError> {
+    /// The next host is tried when one cannot be reached, or turns us away before it has heard of a
+    /// copy (RFC 5321, section 5.1). What a host says of a copy is the word of its domain: putting a
+    /// reader off (greylisting, say) is not undone by asking its neighbour at once.
+    async fn dial_hosts(&self, to: &Destination) -> Result<(Session, Arc<str>), DialError> {
         let end = Instant::now() + self.endpoint.deadlines.connect * 2;
         let order = in_order(to.hosts.hosts(), &mut rand::rng());
         let mut last: Option<Last> = None;
@@ -89,7 +96,9 @@ impl Direct {
                 let share =
                     share.clamp(Duration::from_millis(100), self.endpoint.deadlines.connect);
                 match self.dial_one(to, &host.host, *address, share).await {
-                    Ok(session) => return Ok(session),
+                    Ok(session) => {
+                        return Ok((session, format!("{} [{address}]", host.host).into()));
+                    }
                     Err(error) if self.is_ours(&error) => {
                         return Err(DialError::Ours(error.to_string()));
                     }

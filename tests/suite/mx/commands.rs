@@ -5,7 +5,8 @@ use std::fs;
 use super::{SHORT, domains_at, scene, set, sink_at};
 use crate::{dns_server::DnsServer, harness::free_port};
 
-const ISSUE: &str = "---\nnumber: 1\ndate: 2026-03-06\npreheader: What we read this week.\n---\n\n\
+/// A file of an issue.
+pub(super) const ISSUE: &str = "---\nnumber: 1\ndate: 2026-03-06\npreheader: What we read this week.\n---\n\n\
      Hello {{name|reader}}, this is a test.\n\n\
      ## [A failover that nobody noticed](https://example.org/failover)\n\n\
      The replica took over, and a line in a log was all that told.\n\n\

@@ -82,3 +82,30 @@ async fn a_company_counts_with_whoever_runs_its_mail_and_nobody_asks_unless_told
     assert_eq!(kept, ["company.example", "office.example", "own.example"]);
     context.db.close().await;
 }
+
+#[tokio::test]
+async fn a_plan_counts_readers_with_whoever_runs_their_mail_and_works_without_dns() {
+    const EACH: usize = 10;
+    let dns = DnsServer::start();
+    dns.mx("company.example", &[(1, "aspmx.l.google.com")]);
+    dns.mx("own.example", &[(0, "mx.own.example")]);
+    let options = format!(
+        "{QUICK}[dns]\nservers = [\"{}\"]\ntimeout = \"300ms\"\ngroup_by_mx = true\n",
+        dns.address
+    );
+    let scene = Scene::new(&[], &options).await;
+    std::fs::write(scene.house.path("issue.md"), super::commands::ISSUE).unwrap();
+    import(&scene, &["gmail.com", "company.example", "own.example"], EACH);
+    let plan = || {
+        let plan = scene.house.run(&["issue", "plan", "issue.md", "--json"]).json();
+        let shares = plan["providers"].as_array().unwrap().clone();
+        let share = |share: &serde_json::Value| {
+            (share["provider"].as_str().unwrap().to_owned(), share["recipients"].as_i64().unwrap())
+        };
+        shares.iter().map(share).collect::<Vec<_>>()
+    };
+    dns.mute(true);
+    assert_eq!(plan(), [("other".to_owned(), 20), ("google".to_owned(), 10)]);
+    dns.mute(false);
+    assert_eq!(plan(), [("google".to_owned(), 20), ("other".to_owned(), 10)]);
+}

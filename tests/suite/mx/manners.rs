@@ -113,6 +113,17 @@ async fn who_turns_us_away_at_the_door_has_a_neighbour_and_who_puts_a_reader_off
     }
     assert_eq!(told(&scene, EventKind::Deferred, "grey.example").await.len(), EACH);
     assert_eq!(told(&scene, EventKind::Deferred, "busy.example").await.len(), 0);
+    // The log says where each copy went.
+    let log = scene.house.run(&["delivery", "log", "--outcome", "accepted", "--json"]).ok();
+    let mut lines = 0;
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let at_grey = line["address"].as_str().unwrap().ends_with("@grey.example");
+        let host = if at_grey { "grey.test [127.0.0.56]" } else { "next.test [127.0.0.57]" };
+        assert_eq!((&line["host"], &line["relay"]), (&host.into(), &"direct".into()), "{line}");
+        lines += 1;
+    }
+    assert_eq!(lines, audience);
 }
 
 /// The daemon dies while it calls mail servers, and with mail under way to them.
