@@ -31,6 +31,7 @@ mod rate;
 mod real_issues;
 mod rehearse;
 mod relays;
+mod service;
 mod shares;
 mod shedding;
 mod stages;
