@@ -357,7 +357,12 @@ fn attempts(copy: &Copy, kills: Kills) {
         assert_eq!(found, Some(last), "I8: the last event is not the outcome: {copy:?}");
     }
     // What an operator had sent again may never have been on the wire of these sinks before.
-    let (least, most) = (copy.on_the_wire().count(), copy.records.len() + copy.resends);
+    // When the lease ends because the clock was set, an envelope that was opened ahead of its message
+    // is given up with its connection, and whatever the server says to it nobody reads.
+    let followed =
+        |record: &&Record| kills.clock == 0 || matches!(record.phase, Phase::Body | Phase::Dot);
+    let least = copy.on_the_wire().filter(followed).count();
+    let most = copy.records.len() + copy.resends;
     if kills.none() {
         let agree = (least..=most).contains(&(numbers.len() - copy.unreached));
         assert!(agree, "I8: {least} to {most} transactions against the events: {copy:?}");
