@@ -263,8 +263,7 @@ impl Writer {
         } else {
             let (handed, withheld) = service::hand_off(tx, self.node, claim, copies, now).await?;
             done.handed.extend(handed);
-            let skipped = || Withheld::Skipped("expired or suppressed before it left".to_owned());
-            done.withheld.extend(withheld.into_iter().map(|copy| (copy, skipped())));
+            done.withheld.extend(withheld);
         }
         Ok(())
     }

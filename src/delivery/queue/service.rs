@@ -1,8 +1,9 @@
 //! The same moves for service mail, whose rows carry what the mail is about.
 
-use super::{Claimed, Handed, Settlement, json_array};
+use super::{Claimed, Handed, Settlement, Withheld, json_array};
 use crate::{
-    db::{self, Tx, record::record},
+    db::{self, Tx, record::record, state::EventKind},
+    event::{self, Event},
     id::{CopyId, NewsletterId, NodeId, ServiceMailId, SubscriberId},
     timestamp::Timestamp,
 };
@@ -53,32 +54,43 @@ pub async fn claim(
     Ok(mails)
 }
 
-/// Hands off service mails held by `claim`. A mail to an address that was suppressed for anything
-/// but a bounce or an erasure meanwhile is skipped: those are what a new confirmation may lift.
+/// What a service mail must not be sent any more for: its time is over, or its address was suppressed
+/// for anything but a bounce or an erasure meanwhile (those are what a new confirmation may lift).
+macro_rules! in_vain {
+    ($now:literal) => {
+        concat!(
+            "(expires_at <= ",
+            $now,
+            " OR EXISTS (SELECT 1 FROM subscriber p JOIN suppression x \
+             ON x.address_hash = p.address_hash \
+             WHERE p.id = service_mail.subscriber_id AND x.reason NOT IN ('bounce', 'erased')))"
+        )
+    };
+}
+
+/// Hands off service mails held by `claim`. One that would be sent in vain is skipped; what waits for
+/// anything else (our lease ran out) goes back to the queue: somebody waits for it.
 pub async fn hand_off(
     tx: &mut Tx,
     node: NodeId,
     claim: i64,
     copies: Vec<Claimed>,
     now: Timestamp,
-) -> db::Result<(Vec<Handed>, Vec<Claimed>)> {
+) -> db::Result<(Vec<Handed>, Vec<(Claimed, Withheld)>)> {
     let id_of = |copy: CopyId| match copy {
         CopyId::Service(id) => Some(id.0),
         CopyId::Issue { .. } => None,
     };
     let ids = json_array(copies.iter().filter_map(|copy| id_of(copy.copy)));
     let marked: Vec<(i64, String)> = tx
-        .query(
+        .query(concat!(
             "UPDATE service_mail SET state = 2 \
              WHERE id IN (SELECT value FROM json_each($1)) AND state = 1 AND claim_id = $2 \
-             AND expires_at > $4 \
              AND EXISTS (SELECT 1 FROM claim c JOIN node n ON n.id = c.node_id \
-               WHERE c.id = $2 AND n.id = $3 AND n.lease_until > $4) \
-             AND NOT EXISTS (SELECT 1 FROM subscriber p JOIN suppression x \
-               ON x.address_hash = p.address_hash \
-               WHERE p.id = service_mail.subscriber_id AND x.reason NOT IN ('bounce', 'erased')) \
-             RETURNING id, address",
-        )
+               WHERE c.id = $2 AND n.id = $3 AND n.lease_until > $4) AND NOT ",
+            in_vain!("$4"),
+            " RETURNING id, address"
+        ))
         .bind(ids)
         .bind(claim)
         .bind(node)
@@ -92,20 +104,37 @@ pub async fn hand_off(
                 let address = address.clone();
                 handed.push(Handed { claimed, address, name: None, attributes: None });
             }
-            None => withheld.push(claimed),
+            None => withheld.push((withhold(tx, claimed.copy, claim, now).await?, claimed)),
         }
     }
-    for copy in &withheld {
-        tx.query(
-            "UPDATE service_mail SET state = 6, reason = 'expired or suppressed before it left' \
-             WHERE id = $1 AND claim_id = $2 AND state = 1",
-        )
-        .bind(id_of(copy.copy))
+    let withheld = withheld.into_iter().map(|(why, claimed)| (claimed, why)).collect();
+    Ok((handed, withheld))
+}
+
+/// Skips a mail that the gate held back, or gives it back.
+async fn withhold(tx: &mut Tx, copy: CopyId, claim: i64, now: Timestamp) -> db::Result<Withheld> {
+    const WHY: &str = "expired or suppressed before it left";
+    let CopyId::Service(id) = copy else { return Ok(Withheld::Stale) };
+    let skipped = tx
+        .query(concat!(
+            "UPDATE service_mail SET state = 6, reason = $4 \
+             WHERE id = $1 AND claim_id = $2 AND state = 1 AND ",
+            in_vain!("$3")
+        ))
+        .bind(id)
         .bind(claim)
+        .bind(now)
+        .bind(WHY)
         .execute()
         .await?;
+    if skipped == 0 {
+        release(tx, id, claim).await?;
+        return Ok(Withheld::Waits);
     }
-    Ok((handed, withheld))
+    let mut event = Event::new(EventKind::Skipped, now).because(WHY);
+    event.service_id = Some(id);
+    event::record(tx, &[event]).await?;
+    Ok(Withheld::Skipped(WHY.to_owned()))
 }
 
 /// Writes what became of a service mail.

@@ -1,9 +1,10 @@
 //! What the ledger's statements cost, and what they count.
 
-use super::{COUNT, claim, count_by, handoff, settle};
+use super::{COUNT, Claimed, Withheld, claim, count_by, handoff, service, settle};
 use crate::{
     db::{Db, OpenOptions, record::record, state::CopyState},
-    id::IssueId,
+    id::{CopyId, IssueId, NodeId, ServiceMailId},
+    timestamp::Timestamp,
 };
 
 record! {
@@ -76,4 +77,59 @@ async fn every_copy_is_counted_once_whatever_the_chunk() {
     for chunk in [1, 7, 39, 40, 41] {
         assert_eq!(count_by(&mut tx, IssueId(1), chunk).await.unwrap(), whole, "{chunk} at once");
     }
+}
+
+/// A confirmation that cannot go at this moment waits; only one that would be of no use is dropped,
+/// and the log says so.
+#[tokio::test]
+async fn a_service_mail_that_the_gate_holds_back_is_dropped_for_a_reason_only() {
+    let (_folder, db) = database().await;
+    let at = Timestamp::from_microseconds;
+    db.write("INSERT INTO node (id, uid, started_at, lease_until) VALUES (1, 'node', 0, 100)")
+        .execute()
+        .await
+        .unwrap();
+    db.write("INSERT INTO claim (id, node_id) VALUES (1, 1)").execute().await.unwrap();
+    for (id, expires) in [(1_i64, 1_000_i64), (2, 40)] {
+        db.write(
+            "INSERT INTO service_mail (id, kind, address, provider, parameters, state, claim_id, \
+             due_at, created_at, expires_at) VALUES ($1, 'welcome', 'ada@example.com', 0, '{}', 1, \
+             1, 0, 0, $2)",
+        )
+        .bind(id)
+        .bind(expires)
+        .execute()
+        .await
+        .unwrap();
+    }
+    let claimed = [1, 2].map(|id| {
+        let copy = CopyId::Service(ServiceMailId(id));
+        Claimed { copy, claim: 1, provider: 0, stage: 0, attempts: 0 }
+    });
+    let states = async |db: &Db| -> Vec<(i64, CopyState)> {
+        db.query("SELECT id, state FROM service_mail ORDER BY id").all().await.unwrap()
+    };
+    // After the lease.
+    let mut tx = db.begin().await.unwrap();
+    let late = service::hand_off(&mut tx, NodeId(1), 1, claimed.to_vec(), at(200)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(late.0.is_empty());
+    assert!(matches!(late.1[0].1, Withheld::Waits), "somebody waits for it");
+    assert!(matches!(late.1[1].1, Withheld::Skipped(_)), "its link is dead");
+    let now = states(&db).await;
+    assert_eq!(now, [(1, CopyState::Waiting), (2, CopyState::Skipped)]);
+    let told: i64 = db
+        .query("SELECT COUNT(*) FROM event WHERE service_id = 2 AND kind = 6")
+        .scalar()
+        .await
+        .unwrap();
+    assert_eq!(told, 1);
+    // Within it.
+    db.write("UPDATE service_mail SET state = 1 WHERE id = 1").execute().await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    let first = claimed[..1].to_vec();
+    let (handed, withheld) = service::hand_off(&mut tx, NodeId(1), 1, first, at(50)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((handed.len(), withheld.len()), (1, 0));
+    assert_eq!(states(&db).await[0].1, CopyState::HandedOff);
 }
