@@ -60,6 +60,8 @@ pub struct Composer {
     date: Mutex<(i64, Arc<str>)>,
     issues: Mutex<HashMap<IssueId, Arc<Compiled>>>,
     mails: Mutex<HashMap<ServiceMailId, ServiceMail>>,
+    /// When copies are given up, of every issue that was sent since the start.
+    expiries: Mutex<HashMap<IssueId, Timestamp>>,
 }
 
 /// What a composer is made from.
@@ -88,7 +90,6 @@ pub struct Compiled {
     issue: IssueId,
     issue_url: String,
     from_domain: String,
-    expires_at: Timestamp,
 }
 
 impl Compiled {
@@ -98,7 +99,6 @@ impl Compiled {
         content: &Content,
         newsletter: NewsletterId,
         issue: IssueId,
-        expires_at: Timestamp,
     ) -> Result<Self, ContentError> {
         Ok(Self {
             template: content.compile()?,
@@ -106,7 +106,6 @@ impl Compiled {
             issue,
             from_domain: content::parse(&content.from_address)?.domain().to_owned(),
             issue_url: content.issue_url.clone(),
-            expires_at,
         })
     }
 }
@@ -149,7 +148,6 @@ pub enum CopyError {
 record! {
     struct Stored {
         newsletter_id: NewsletterId,
-        expires_at: Option<Timestamp>,
         content: String,
     }
 }
@@ -177,6 +175,7 @@ impl Composer {
             date: Mutex::new((i64::MIN, Arc::from(""))),
             issues: Mutex::default(),
             mails: Mutex::default(),
+            expiries: Mutex::default(),
         }
     }
 
@@ -188,23 +187,31 @@ impl Composer {
     /// Keeps what claimed service mails are about until they are sent.
     pub fn remember(&self, mails: Vec<ServiceMail>) {
         let mut kept = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whatever was claimed before and never came here again has long been settled.
-        if kept.len() > 10_000 {
-            kept.clear();
-        }
         kept.extend(mails.into_iter().map(|mail| (mail.id, mail)));
     }
 
-    /// When a copy is given up.
+    /// Forgets a service mail that is about to be settled; a claim brings it again.
+    pub fn forget(&self, mail: ServiceMailId) {
+        self.mails.lock().unwrap_or_else(PoisonError::into_inner).remove(&mail);
+    }
+
+    /// Notes until when the copies of an issue are tried: an operator can give a copy more time.
+    pub fn set_expiry(&self, issue: IssueId, at: Timestamp) {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).insert(issue, at);
+    }
+
+    /// When a copy is given up; the end of all time where that is not known.
     pub fn expires_at(&self, copy: CopyId) -> Timestamp {
         let end = match copy {
-            CopyId::Issue { issue, .. } => self.kept(issue).map(|compiled| compiled.expires_at),
+            CopyId::Issue { issue, .. } => {
+                self.expiries.lock().unwrap_or_else(PoisonError::into_inner).get(&issue).copied()
+            }
             CopyId::Service(id) => {
                 let mails = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
                 mails.get(&id).map(|mail| mail.expires_at)
             }
         };
-        end.unwrap_or_default()
+        end.unwrap_or(Timestamp::from_microseconds(i64::MAX))
     }
 
     /// Gets ready what `handed` is made from.
@@ -252,7 +259,7 @@ impl Composer {
         let stored: Option<Stored> = self
             .db
             .query(
-                "SELECT i.newsletter_id, i.expires_at, c.content FROM issue i \
+                "SELECT i.newsletter_id, c.content FROM issue i \
                  JOIN issue_content c ON c.issue_id = i.id WHERE i.id = $1",
             )
             .bind(issue)
@@ -260,8 +267,7 @@ impl Composer {
             .await?;
         let stored = stored.ok_or(CopyError::Missing("the issue's content is gone"))?;
         let content: Content = serde_json::from_str(&stored.content)?;
-        let expires_at = stored.expires_at.unwrap_or_default();
-        Ok(Compiled::new(&content, stored.newsletter_id, issue, expires_at)?)
+        Ok(Compiled::new(&content, stored.newsletter_id, issue)?)
     }
 
     /// The envelope of a copy: always the same for the same copy.

@@ -82,6 +82,10 @@ impl Shared {
     /// Writes what became of a copy.
     async fn settle(&self, handed: &Handed, decision: Decision, event: Option<Event>) {
         let claimed = &handed.claimed;
+        if let CopyId::Service(mail) = claimed.copy {
+            // Before its row can be claimed again, which brings it again.
+            self.composer.forget(mail);
+        }
         let settlement = Settlement {
             copy: claimed.copy,
             claim: claimed.claim,

@@ -112,6 +112,9 @@ impl Feeder {
         if issues.is_empty() {
             memory.apart.clone_from(&self.limited_providers);
         }
+        for issue in &issues {
+            self.composer.set_expiry(issue.id, issue.expires_at.unwrap_or_default());
+        }
         self.set_apart(&issues, memory);
         let mut more = false;
         for issue in issues.iter().filter(|issue| issue.state == IssueState::Sending) {

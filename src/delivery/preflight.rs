@@ -241,7 +241,7 @@ pub async fn rehearse(
     now: Timestamp,
     mut progress: impl FnMut(i64),
 ) -> Result<Rehearsal, RehearsalError> {
-    let compiled = Compiled::new(content, newsletter, UNSTORED, now)?;
+    let compiled = Compiled::new(content, newsletter, UNSTORED)?;
     let prepared = Prepared::Issue(Arc::new(compiled));
     let mut sum = Rehearsal::default();
     let mut after = SubscriberId(0);

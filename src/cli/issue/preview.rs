@@ -128,7 +128,7 @@ fn sample_message(
     content: &Content,
 ) -> anyhow::Result<String> {
     let newsletter = manuscript.newsletter.id;
-    let compiled = Compiled::new(content, newsletter, IssueId(0), Timestamp::now())?;
+    let compiled = Compiled::new(content, newsletter, IssueId(0))?;
     let reader = Addressee {
         address: "reader@example.org".to_owned(),
         name: Some("Ada Example".to_owned()),

@@ -71,7 +71,7 @@ pub(super) async fn run(context: &Context, args: Test) -> anyhow::Result<()> {
         }
     }
     let composer = composer(context, true)?;
-    let compiled = Compiled::new(&content, manuscript.newsletter.id, IssueId(0), now)?;
+    let compiled = Compiled::new(&content, manuscript.newsletter.id, IssueId(0))?;
     let prepared = Prepared::Issue(Arc::new(compiled));
     let relay = relays(&context.config).swap_remove(0);
     let way = Relay::new(0, &relay, &context.config)

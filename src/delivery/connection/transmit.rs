@@ -14,7 +14,7 @@ use crate::{
     bounce::classify::Deed,
     db::state::{CopyState, EventKind},
     delivery::{
-        compose::Prepared,
+        compose::{CopyError, Prepared},
         dispatch::{Report, Wrong},
         policy::{self, Decision, Schedule, Signal},
         queue::Handed,
@@ -32,6 +32,8 @@ use crate::{
 
 /// Characters of a reply that the log keeps.
 const TEXT_CHARACTERS_MAX: usize = 500;
+/// How soon a copy whose content could not be read is tried again.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 
 impl Connection {
     /// Sends the copy that is next in hand; with its body goes the envelope of the one after it, if
@@ -50,6 +52,7 @@ impl Connection {
         self.current = Some(Arc::clone(&handed));
         let prepared = match self.shared.composer.prepare(&handed).await {
             Ok(prepared) => prepared,
+            Err(CopyError::Database(error)) => return self.not_ready(&handed, &error).await,
             Err(error) => return self.unsendable(&handed, error.to_string()).await,
         };
         let envelope = match self.opened.take() {
@@ -254,6 +257,21 @@ impl Connection {
         event.provider = Some(handed.claimed.provider);
         event.session = Some(self.number);
         event
+    }
+
+    /// What a copy is made from cannot be read now: it is tried again soon, as if it had never been
+    /// taken out.
+    async fn not_ready(&mut self, handed: &Handed, error: &sqlx::Error) {
+        warn!(copy = %handed.claimed.copy, %error, "a copy's content cannot be read; it waits");
+        if self.session.as_ref().is_some_and(Session::holds_envelope) {
+            self.hang_up();
+        }
+        let now = Timestamp::now();
+        let decision = Decision { due_at: Some(now.plus(READ_AGAIN)), ..policy::untried(now) };
+        self.current = None;
+        self.hand.refund(&self.shared);
+        self.shared.settle(handed, decision, None).await;
+        self.hand.through(&self.shared, self.worker);
     }
 
     /// A copy that cannot be made: it is skipped and the others go on. If its envelope is out
