@@ -23,6 +23,10 @@ use crate::{
 /// The longest wait that a server may ask for.
 const ASKED_DELAY_MAX: Duration = Duration::from_hours(2);
 
+/// The shortest wait that a server may ask for, unless our own is shorter: "in 0 seconds" is no reason
+/// to try again and again.
+const ASKED_DELAY_MIN: Duration = Duration::from_mins(1);
+
 /// When tries are repeated, and until when.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -197,7 +201,8 @@ fn again(
     let index = usize::try_from(attempts).unwrap_or(0).min(schedule.delays.len().saturating_sub(1));
     let delay = schedule.delays.get(index).copied().unwrap_or_default();
     let delay = delay.mul_f64(1.0 + jitter.clamp(-1.0, 1.0) / 5.0);
-    let delay = asked.map_or(delay, |asked| asked.min(ASKED_DELAY_MAX).max(delay.min(asked)));
+    let least = delay.min(ASKED_DELAY_MIN);
+    let delay = asked.map_or(delay, |asked| asked.min(ASKED_DELAY_MAX).max(least));
     let due_at = now.plus(delay);
     let expires = due_at >= schedule.expires_at;
     Decision {
@@ -351,6 +356,7 @@ mod tests {
     fn a_wait_that_a_server_asks_for_is_kept_up_to_two_hours() {
         for (text, minutes) in [
             ("greylisted, try again in 300 seconds", 5),
+            ("greylisted, try again in 0 seconds", 1),
             ("please retry after 20 minutes", 20),
             ("wait 7 hours before you reconnect", 120),
             ("you sent 300 seconds of spam", 5),
