@@ -173,6 +173,8 @@ states! {
         Approved = 25 "approved",
         /// Mail goes to a relay or a provider at a relay again.
         BreakerClosed = 26 "breaker_closed",
+        /// An operator took the issue back before its first copy left.
+        Undone = 27 "undone",
     }
 }
 

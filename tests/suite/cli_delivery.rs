@@ -201,6 +201,18 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     insta::assert_snapshot!(resolve(&["--as", "accepted", "--all"]).stderr, @"
     0 copies of issue 437: settled as accepted
     ");
+
+    // Nothing of a cancelled issue is sent again.
+    for sql in ["UPDATE delivery SET state = 5 WHERE state = 0", "UPDATE issue SET state = $1"] {
+        let query = context.db.write(sql);
+        let query = if sql.contains("$1") { query.bind(IssueState::Cancelled) } else { query };
+        query.execute().await.unwrap();
+    }
+    let error = resolve(&["--as", "resend", "--all", "--yes"]).fails(3);
+    assert!(error.contains("is cancelled: nothing of it is sent any more"), "{error}");
+    let waiting: i64 =
+        context.db.query("SELECT COUNT(*) FROM delivery WHERE state = 0").scalar().await.unwrap();
+    assert_eq!(waiting, 0);
 }
 
 #[tokio::test]

@@ -113,6 +113,8 @@ async fn a_send_can_be_undone_paused_resumed_and_cancelled() {
     assert!(asked.stderr.contains("no daemon is running"), "{}", asked.stderr);
     insta::assert_snapshot!(course("pause").fails(3), @"error: issue 437 is scheduled: only a send under way can be paused");
     insta::assert_snapshot!(course("undo").stderr, @"issue 437 is a draft again; nothing was sent");
+    let log = house.run(&["delivery", "log", "--outcome", "undone"]).ok();
+    assert!(log.contains("undone"), "{log}");
 
     let _daemon = house.start(&["serve"]);
     house.run(&["issue", "send", "437.md", "--undo-window", "0s", "--yes"]).ok();

@@ -18,7 +18,7 @@ use crate::{
         output::{self, Format, Table, say, time_or_dash},
     },
     delivery::{
-        control::{self, Edition, Resolution},
+        control::{self, ControlError, Edition, Resolution},
         uncertain::{self, UncertainCopy},
     },
     id::{CopyId, SubscriberId},
@@ -181,8 +181,11 @@ pub(in crate::cli) async fn resolve(context: &Context, args: ResolveArgs) -> any
     let mut settled = 0;
     for reader in readers {
         let now = Timestamp::now();
-        let done =
-            control::resolve(&context.db, &edition, reader, how, &actor, reason, now).await?;
+        let done = control::resolve(&context.db, &edition, reader, how, &actor, reason, now);
+        let done = done.await.map_err(|error| match error {
+            ControlError::Database(_) => anyhow::Error::from(error),
+            refused => Refused(refused.to_string()).into(),
+        })?;
         settled += i64::from(done);
     }
     let copies = if settled == 1 { "copy" } else { "copies" };

@@ -62,13 +62,13 @@ impl Move {
         }
     }
 
-    const fn event(self) -> Option<EventKind> {
+    const fn event(self) -> EventKind {
         match self {
-            Self::Undo => None,
-            Self::Pause => Some(EventKind::Paused),
-            Self::Halt => Some(EventKind::Halted),
-            Self::Resume => Some(EventKind::Resumed),
-            Self::Cancel => Some(EventKind::Cancelled),
+            Self::Undo => EventKind::Undone,
+            Self::Pause => EventKind::Paused,
+            Self::Halt => EventKind::Halted,
+            Self::Resume => EventKind::Resumed,
+            Self::Cancel => EventKind::Cancelled,
         }
     }
 
@@ -126,10 +126,8 @@ pub async fn change_course(
         Move::Resume if state == IssueState::Halted => acknowledge(&mut tx, &before).await?,
         _ => {}
     }
-    if let Some(kind) = step.event() {
-        let event = Event::new(kind, now).about(Some(before.id), None).because(reason);
-        event::record(&mut tx, &[event]).await?;
-    }
+    let event = Event::new(step.event(), now).about(Some(before.id), None).because(reason);
+    event::record(&mut tx, &[event]).await?;
     let act = Act { actor, action: step.action(), target: &before.uid, detail: reason };
     audit::record(&mut tx, act, now).await?;
     tx.commit().await?;

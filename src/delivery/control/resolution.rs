@@ -1,11 +1,11 @@
 //! Settling an uncertain copy: because an operator says so, or by evidence.
 
-use super::Edition;
+use super::{ControlError, Edition};
 use crate::{
     audit::{self, Act},
     db::{
-        self, Db,
-        state::{CopyState, EventKind},
+        self, Db, Tx,
+        state::{CopyState, EventKind, IssueState},
     },
     delivery::queue,
     event::{self, Event},
@@ -22,7 +22,14 @@ pub enum Resolution {
     Resend,
 }
 
+async fn issue_state(tx: &mut Tx, edition: &Edition) -> db::Result<IssueState> {
+    tx.query("SELECT state FROM issue WHERE id = $1").bind(edition.id).scalar().await
+}
+
 /// Settles the uncertain copy of `edition` to `subscriber`; false when it is not uncertain.
+///
+/// # Errors
+/// Nothing of a cancelled issue is sent again.
 pub async fn resolve(
     db: &Db,
     edition: &Edition,
@@ -31,8 +38,15 @@ pub async fn resolve(
     actor: &str,
     reason: &str,
     now: Timestamp,
-) -> db::Result<bool> {
+) -> Result<bool, ControlError> {
     let mut tx = db.begin().await?;
+    if how == Resolution::Resend && issue_state(&mut tx, edition).await? == IssueState::Cancelled {
+        return Err(ControlError::WrongState {
+            number: edition.number,
+            state: IssueState::Cancelled,
+            problem: "nothing of it is sent any more; settle the copy as accepted, or leave it",
+        });
+    }
     let (state, due_at, word) = match how {
         Resolution::Accepted => (CopyState::Accepted, None, "accepted"),
         Resolution::Resend => (CopyState::Waiting, Some(now), "to be sent again"),
