@@ -33,8 +33,8 @@ use crate::{
 const WAITING_MAX: usize = 2048;
 /// How many requests one transaction takes: about what an fsync's time is worth.
 const GROUP_MAX: usize = 1024;
-/// How long outcomes wait for more of their kind while nobody waits for the writer. A transaction
-/// costs as much for one outcome as for a hundred, and the journal has all of them already.
+/// How long acceptances wait for more of their kind while nobody waits for the writer. A transaction
+/// costs as much for one of them as for a hundred, and the journal has them all already.
 const LINGER: Duration = Duration::from_millis(10);
 
 /// The exit code after a defect of our own (`EX_SOFTWARE` of `sysexits.h`).
@@ -84,9 +84,14 @@ enum Request {
 }
 
 impl Request {
-    /// Whether somebody can do nothing until it is answered.
-    fn is_waited_for(&self) -> bool {
-        matches!(self, Self::Claim { .. } | Self::HandOff { .. })
+    /// Whether it is written at once: because somebody can do nothing until it is answered, or because
+    /// only the database will know it. Of outcomes the journal has the replies to final dots.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Claim { .. } | Self::HandOff { .. } => true,
+            Self::Settle(settlement) => settlement.state != CopyState::Accepted,
+            Self::Release(_) => false,
+        }
     }
 }
 
@@ -94,7 +99,7 @@ impl Request {
 #[derive(Debug, Clone)]
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
-    /// Told of requests that somebody waits for, and when too many others wait.
+    /// Told of urgent requests, and when too many others wait.
     urgent: Arc<Notify>,
 }
 
@@ -132,12 +137,12 @@ impl Ledger {
     }
 
     async fn send(&self, request: Request) -> Result<(), Stopped> {
-        let is_waited_for = request.is_waited_for();
+        let is_urgent = request.is_urgent();
         if self.requests.capacity() < WAITING_MAX / 2 {
             self.urgent.notify_one();
         }
         self.requests.send(request).await.map_err(|_| Stopped)?;
-        if is_waited_for {
+        if is_urgent {
             self.urgent.notify_one();
         }
         Ok(())
@@ -339,16 +344,16 @@ impl Writer {
     }
 }
 
-/// Takes more requests in while nobody waits for those that are there, and there is room.
+/// Takes more requests in while none of those that are there is urgent, and there is room.
 async fn linger(inbox: &mut mpsc::Receiver<Request>, requests: &mut Vec<Request>, urgent: &Notify) {
     let until = Instant::now() + LINGER;
-    let mut is_waited_for = requests.iter().any(Request::is_waited_for);
-    while !is_waited_for && requests.len() < GROUP_MAX {
+    let mut is_urgent = requests.iter().any(Request::is_urgent);
+    while !is_urgent && requests.len() < GROUP_MAX {
         let in_time = timeout_at(until, urgent.notified()).await.is_ok();
         while requests.len() < GROUP_MAX
             && let Ok(request) = inbox.try_recv()
         {
-            is_waited_for |= request.is_waited_for();
+            is_urgent |= request.is_urgent();
             requests.push(request);
         }
         if !in_time {
