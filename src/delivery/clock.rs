@@ -36,6 +36,13 @@ impl Clock {
     }
 }
 
+/// The time `due`, which was found at `decided`, by a clock that shows `now` and may have been set back
+/// since. Steps back are made good once, in the ledger; what is on its way there then comes later.
+pub fn due_now(due: Timestamp, decided: Timestamp, now: Timestamp) -> Timestamp {
+    let back = decided.since(now);
+    if back < STEP_MIN { due } else { now.plus(due.since(decided)) }
+}
+
 /// Brings what waits for a later time forward by `back`: `now` is the time after the step. Returns
 /// how many rows that were.
 pub async fn bring_forward(db: &Db, back: Duration, now: Timestamp) -> db::Result<u64> {
@@ -118,6 +125,19 @@ mod tests {
         assert_eq!(fast.wait(Duration::from_millis(100), ms), ms);
         assert_eq!(fast.wait(Duration::from_millis(1), ms), Duration::from_millis(1));
         assert_eq!(Tempo::REAL.wait(minute, ms), minute);
+    }
+
+    #[test]
+    fn what_was_decided_before_a_step_back_waits_as_long_as_it_was_to() {
+        const DAY: i64 = 86_400;
+        let at = |seconds: i64| Timestamp::from_microseconds((1_700_000_000 + seconds) * 1_000_000);
+        assert_eq!(due_now(at(300), at(0), at(1)), at(300));
+        // Time servers do that all day.
+        assert_eq!(due_now(at(300), at(0), at(-5)), at(300));
+        assert_eq!(due_now(at(DAY + 300), at(DAY), at(0)), at(300));
+        assert_eq!(due_now(at(DAY), at(DAY), at(0)), at(0));
+        // A day forward: what was due later is due.
+        assert_eq!(due_now(at(300), at(0), at(DAY)), at(300));
     }
 
     #[test]

@@ -92,6 +92,7 @@ impl Shared {
             state: decision.state,
             attempts: claimed.attempts + i64::from(decision.counts),
             due_at: decision.due_at,
+            decided_at: event.as_ref().map_or_else(Timestamp::now, |event| event.at),
             reason: decision.reason,
             event,
             class: decision.class,

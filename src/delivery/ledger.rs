@@ -217,9 +217,10 @@ impl Writer {
 
     /// One transaction: outcomes first, so that a freed copy can be claimed again in the same one.
     async fn commit(&self, group: &Group) -> db::Result<Done> {
-        let now = Timestamp::now();
         let mut watch = self.metrics.work().watch();
         let mut tx = self.db.begin().await?;
+        // Not before others have written: the clock may be set meanwhile.
+        let now = Timestamp::now();
         let changed = queue::settle(&mut tx, &group.settlements, self.brake_percent, now).await?;
         if changed < group.settlements.len() as u64 {
             warn!(

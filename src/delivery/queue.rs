@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use super::clock;
 use crate::{
     bounce::classify::Classification,
     db::{self, Db, Tx, record::record, state::CopyState},
@@ -88,6 +89,8 @@ pub struct Settlement {
     pub attempts: i64,
     /// When a waiting copy is due.
     pub due_at: Option<Timestamp>,
+    /// When that was decided: the clock may have been set since.
+    pub decided_at: Timestamp,
     /// Why, for states other than accepted.
     pub reason: Option<String>,
     /// The line for the delivery log; none for a copy that never reached the wire.
@@ -98,6 +101,13 @@ pub struct Settlement {
     pub stage: i64,
     /// The provider of its address.
     pub provider: i64,
+}
+
+impl Settlement {
+    /// When the copy is due, by a clock that shows `now` and may have been set since that was decided.
+    fn due_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.due_at.map(|due| clock::due_now(due, self.decided_at, now))
+    }
 }
 
 /// `[1,2,3]`, for `json_each`.

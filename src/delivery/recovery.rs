@@ -166,6 +166,7 @@ fn settle(
         state: CopyState::Waiting,
         attempts: row.attempt,
         due_at: Some(now),
+        decided_at: now,
         reason: None,
         event: None,
         class: None,

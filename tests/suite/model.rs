@@ -228,6 +228,7 @@ impl Bench {
             state: state_of(what),
             attempts,
             due_at: matches!(what, Try::Deferred | Try::Untried).then_some(now()),
+            decided_at: now(),
             reason: None,
             event: None::<Event>,
             class: None,

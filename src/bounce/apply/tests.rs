@@ -258,6 +258,7 @@ impl House {
             state: CopyState::Rejected,
             attempts: 1,
             due_at: None,
+            decided_at: self.now,
             reason: Some(format!("{phase}: {reply}")),
             event: Some(event),
             class: Some(classify_reply(phase, &reply, provider)),

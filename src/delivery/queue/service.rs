@@ -138,7 +138,12 @@ async fn withhold(tx: &mut Tx, copy: CopyId, claim: i64, now: Timestamp) -> db::
 }
 
 /// Writes what became of a service mail.
-pub(super) async fn settle(tx: &mut Tx, id: ServiceMailId, to: &Settlement) -> db::Result<u64> {
+pub(super) async fn settle(
+    tx: &mut Tx,
+    id: ServiceMailId,
+    to: &Settlement,
+    now: Timestamp,
+) -> db::Result<u64> {
     tx.query(
         "UPDATE service_mail SET state = $3, attempt = $4, due_at = coalesce($5, due_at), \
          reason = $6 WHERE id = $1 AND claim_id = $2 AND state = 2",
@@ -147,7 +152,7 @@ pub(super) async fn settle(tx: &mut Tx, id: ServiceMailId, to: &Settlement) -> d
     .bind(to.claim)
     .bind(to.state)
     .bind(to.attempts)
-    .bind(to.due_at)
+    .bind(to.due_at(now))
     .bind(to.reason.clone())
     .execute()
     .await

@@ -47,12 +47,12 @@ pub async fn settle(
                     .bind(settlement.claim)
                     .bind(settlement.state)
                     .bind(settlement.attempts)
-                    .bind(settlement.due_at)
+                    .bind(settlement.due_at(now))
                     .bind(settlement.reason.clone())
                     .execute()
                     .await?;
             }
-            CopyId::Service(id) => changed += service::settle(tx, id, settlement).await?,
+            CopyId::Service(id) => changed += service::settle(tx, id, settlement, now).await?,
         }
         let took_effect = changed > changed_before;
         if settlement.class.is_some() && took_effect {
