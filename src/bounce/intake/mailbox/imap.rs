@@ -10,7 +10,7 @@
 mod response;
 mod session;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -20,6 +20,8 @@ use session::{Listed, Said, Session};
 
 /// Mails that one list has: 16 octets each. When there are more, another look follows.
 const LISTED_MAX: usize = 20_000;
+/// Servers may hang up on who waits longer than half an hour (RFC 2177).
+const IDLE_MAX: Duration = Duration::from_mins(28);
 /// Mails that are fetched by one command and moved by one.
 const GROUP_MAX: usize = 50;
 /// Octets of those together, to lose little when the connection breaks; a single mail may have more.
@@ -42,14 +44,14 @@ impl Imap {
         &self.login
     }
 
-    /// Looks into every folder.
+    /// Looks into every folder; the first one last, so that it is the one to wait at.
     pub(super) async fn look(&mut self, desk: &Desk, look: &mut Look) -> Result<(), MailboxError> {
         // A session in which anything went wrong is not used again.
         let mut session = match self.session.take() {
             Some(session) => session,
             None => self.open().await?,
         };
-        for folder in &desk.settings.folders {
+        for folder in desk.settings.folders.iter().rev() {
             self.look_into(&mut session, folder, desk, look).await?;
         }
         self.session = Some(session);
@@ -118,17 +120,17 @@ impl Imap {
         let idles = |session: &Session| desk.settings.idle && session.offers("IDLE");
         match self.session.take() {
             Some(mut session) if idles(&session) => {
-                if let [first, _, ..] = desk.settings.folders.as_slice() {
-                    session.select(first).await?;
-                }
-                session.idle(until).await?;
+                session.idle(until.min(Instant::now() + IDLE_MAX)).await?;
                 self.session = Some(session);
             }
-            // Few servers like sessions in which nothing happens.
-            Some(session) => session.close().await,
-            None => {}
+            session => {
+                // Few servers like sessions in which nothing happens.
+                if let Some(session) = session {
+                    session.close().await;
+                }
+                tokio::time::sleep_until(until).await;
+            }
         }
-        tokio::time::sleep_until(if self.session.is_some() { Instant::now() } else { until }).await;
         Ok(())
     }
 

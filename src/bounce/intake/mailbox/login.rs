@@ -1,7 +1,7 @@
 //! What a mailbox's server is shown: TLS settings, and a password or token that is looked up anew for
 //! every login, so that a changed one needs no restart.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::MailboxError;
 use crate::{
@@ -9,6 +9,9 @@ use crate::{
     delivery::token_command::TokenCommand,
     smtp::tls::{TlsClient, TlsTrust},
 };
+
+/// How often a password that was refused is looked up, to see whether it is another one now.
+const PASSWORD_LOOK: Duration = Duration::from_secs(2);
 
 /// A password or token.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,6 +74,22 @@ impl Login {
     pub(super) async fn tell<T>(&self, opened: &Result<T, MailboxError>, secret: &Secret) {
         if let (Err(MailboxError::Login(_)), Some(command)) = (opened, &self.token) {
             command.refused(secret.as_str()).await;
+        }
+    }
+
+    /// Whether a command says it.
+    pub(super) fn is_by_command(&self) -> bool {
+        self.settings.token_command.is_some()
+    }
+
+    /// Waits until the password is another one.
+    pub(super) async fn secret_changes(&self) {
+        let refused = self.secret().await.ok();
+        loop {
+            tokio::time::sleep(PASSWORD_LOOK).await;
+            if self.secret().await.ok() != refused {
+                return;
+            }
         }
     }
 }

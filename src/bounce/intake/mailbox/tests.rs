@@ -157,6 +157,45 @@ async fn left_mail_is_not_fetched_again_until_the_uids_count_anew() {
 }
 
 #[tokio::test]
+async fn an_empty_folder_is_waited_at_until_the_server_speaks_of_mail() {
+    let house = House::new().await;
+    let letter = "Subject: hello\r\n\r\nhello\r\n";
+    let empty = format!("* 0 EXISTS\r\n* OK [UIDVALIDITY 1] ok\r\n{OK}");
+    let one = format!("* 1 EXISTS\r\n* OK [UIDVALIDITY 1] ok\r\n{OK}");
+    let mut script = imap_login();
+    script.extend([
+        // The folder that is waited at comes last.
+        ("SELECT \"Spam\"", empty.clone()),
+        ("SELECT \"INBOX\"", empty.clone()),
+        ("IDLE", "+ waiting\r\n* OK still here\r\n* 1 EXISTS\r\n".into()),
+        ("DONE", "P6 OK\r\n".into()),
+        ("SELECT \"Spam\"", empty),
+        ("SELECT \"INBOX\"", one),
+        ("UID FETCH 1:* (", format!("* 1 FETCH (UID 1 FLAGS () RFC822.SIZE 30)\r\n{OK}")),
+        // It comes with news: then it is looked again, and not waited.
+        (
+            "UID FETCH 1 (",
+            format!("* 1 FETCH (UID 1 BODY[] {})\r\n* 2 EXISTS\r\n{OK}", literal(letter)),
+        ),
+        ("SELECT \"Spam\"", OK.into()),
+    ]);
+    let (port, serving) = serve("* OK ready\r\n", script).await;
+    let settings = settings("imap", port, "folders = [\"INBOX\", \"Spam\"]\npoll = \"1h\"");
+    let parts = Parts {
+        db: house.db.clone(),
+        keyring: Arc::new(house.keyring.clone()),
+        rules: house.rules.clone(),
+    };
+    let mailbox = Mailbox::new(&settings, &parts, MailboxSeries::default()).await.unwrap();
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(mailbox.watch(stop.clone()));
+    timeout(Duration::from_mins(2), serving).await.expect("it follows the script").unwrap();
+    stop.cancel();
+    watching.await.unwrap();
+    assert_eq!(house.count("SELECT COUNT(*) FROM inbound_mail").await, 1);
+}
+
+#[tokio::test]
 async fn servers_that_cannot_be_used_are_told_from_wrong_logins() {
     let house = House::new().await;
     let refused = |said: &str| {

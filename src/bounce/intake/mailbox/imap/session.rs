@@ -168,6 +168,8 @@ impl Session {
             exists = response.numbered(b"EXISTS").unwrap_or(exists);
         });
         let answer = answer.await?;
+        // What is there is no news, but looked at next.
+        self.news = false;
         answer.map_err(|said| MailboxError::refused("SELECT", format!("{name}: {said}")))?;
         let uid_validity =
             validity.ok_or(MailboxError::Protocol("its UIDs are not for keeping (RFC 3501)"))?;
