@@ -9,6 +9,7 @@ mod load;
 mod mailbox;
 mod relay;
 mod value;
+mod webhook;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -25,6 +26,7 @@ pub use mailbox::{BounceMailbox, HandledMail, MailboxAuth, MailboxKind, MailboxT
 pub use relay::{Relay, RelayAuth, RelayKind, RelayTls};
 pub use value::Secret;
 pub(crate) use value::duration;
+pub use webhook::Webhook;
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -378,6 +380,8 @@ section! {
         /// Suppressions are held for an operator when over this share of a provider's copies of
         /// one issue (and at least 20) fail for good.
         brake_percent: f64 = 5.0,
+        /// Where providers post what became of copies.
+        webhook: Vec<Webhook> = Vec::new(),
     }
 }
 

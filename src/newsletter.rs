@@ -106,6 +106,10 @@ pub async fn create(
             new.slug
         )));
     }
+    if new.slug == "hooks" {
+        let text = "`hooks` cannot be a slug: providers post there".to_owned();
+        return Err(NewsletterError::Invalid(text));
+    }
     check("name", &new.name)?;
     check("description", &new.description)?;
     let inserted = db

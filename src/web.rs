@@ -3,12 +3,14 @@
 //!
 //! Owns the public listener, its limits, the look of the pages and the answers to errors. Calls the
 //! domain and writes no SQL. Nothing changes on GET or HEAD: mail scanners fetch every link. There
-//! are no cookies and no sessions; who may act is who holds a mailed token.
+//! are no cookies and no sessions; who may act is who holds a mailed token, or a provider's secret
+//! (webhooks, in `hooks`).
 
 pub mod admin;
 mod client;
 mod error;
 mod guard;
+mod hooks;
 mod pages;
 mod public;
 mod serve;
@@ -53,6 +55,7 @@ pub struct State {
     pub shedding: Arc<Shedding>,
     pages: Arc<pages::Pages>,
     rendered: Arc<public::Rendered>,
+    hooks: Arc<hooks::Hooks>,
 }
 
 impl State {
@@ -69,6 +72,7 @@ impl State {
     ) -> Self {
         Self {
             pages: Arc::new(pages::Pages::new(&config.public_url)),
+            hooks: Arc::new(hooks::Hooks::new(&config)),
             db,
             config,
             keyring,
@@ -95,7 +99,7 @@ impl fmt::Debug for State {
 
 /// Every public page, with what protects them.
 pub fn router(state: State) -> Router {
-    let pages = public::routes(&state);
+    let pages = public::routes(&state).merge(hooks::routes());
     // A proxy may pass the path of `public_url` on, or take it off.
     let path = state.config.public_url.path().trim_end_matches('/').to_owned();
     let app = if path.is_empty() { pages } else { pages.clone().nest(&path, pages) };

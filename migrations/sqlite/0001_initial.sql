@@ -337,6 +337,14 @@ CREATE TABLE mailbox_left (
     PRIMARY KEY (mailbox, name)
 ) STRICT, WITHOUT ROWID;
 
+-- Events of providers that were taken before, by a hash of the webhook and the provider's number of the
+-- event: one that comes again does nothing. Kept as long as the mails above.
+CREATE TABLE seen_event (
+    digest  BLOB    NOT NULL PRIMARY KEY,
+    seen_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX seen_event_by_age ON seen_event (seen_at);
+
 -- How far each rate limit has been used (GCRA: theoretical arrival time), so that a restart grants
 -- no new allowance.
 CREATE TABLE rate_limit (

@@ -1,20 +1,23 @@
 //! What refusals and reports do to rows: suppressions, soft counts, unsubscriptions, settled
 //! copies, and their lines in the delivery log.
 //!
-//! Two doors, one set of rules ([`policy`](super::policy)). [`own_refusal`] runs inside the
+//! Three doors, one set of rules ([`policy`](super::policy)). [`own_refusal`] runs inside the
 //! transaction in which the ledger's writer settles a refused copy, so that an outcome and what
 //! follows from it become durable together. [`returned_mail`] takes a whole mail from outside;
 //! everything it does is in one transaction with the stored mail, so a mail that comes again (a
-//! sender that saw no reply to its dot, a file that is read twice) counts once.
+//! sender that saw no reply to its dot, a file that is read twice) counts once. [`provider_events`]
+//! takes what providers post instead of mail, by the same rules.
 //!
 //! A mail without a genuine token of ours changes nothing. Nothing here ever writes a mail.
-//! Owns the tables `soft_bounce`, `dead_address_count`, `held_suppression` and `inbound_mail`.
+//! Owns the tables `soft_bounce`, `dead_address_count`, `held_suppression`, `inbound_mail` and
+//! `seen_event`.
 
 mod attribution;
 mod brake;
 pub mod held;
 mod inbound;
 mod own;
+mod provider;
 mod reader;
 mod returned;
 mod soft;
@@ -25,6 +28,7 @@ pub(super) use attribution::is_genuine;
 pub use attribution::named_by;
 pub use inbound::{Forgotten, Received, forget_old, list, show};
 pub use own::own_refusal;
+pub use provider::{Post, provider_events, provider_of};
 pub use returned::{Applied, ApplyError, ReturnedMail, Source, returned_mail};
 
 /// What came of a refusal or a report.

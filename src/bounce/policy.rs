@@ -34,6 +34,9 @@ pub enum Attribution {
     Verp,
     /// A valid token stood in the returned headers (`Message-ID`, `List-Unsubscribe`).
     ReturnedHeaders,
+    /// A provider that proved itself named the address, to which its relay had taken a copy; the
+    /// operator said that this is enough.
+    Recipient,
     /// No valid token. Anyone can write such a mail.
     None,
 }

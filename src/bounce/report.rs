@@ -106,6 +106,24 @@ pub struct ReportedRecipient {
 }
 
 impl ReportedRecipient {
+    /// A recipient of whom somebody other than a mail says what a server said.
+    pub fn quoting(address: String, action: Option<Action>, said: &str) -> Self {
+        let codes = diagnostic::codes(said);
+        Self {
+            address,
+            original: None,
+            action,
+            code: codes.reply,
+            status: codes.enhanced,
+            temporary: codes.temporary,
+            phase: diagnostic::phase(said),
+            diagnostic: one_line(said),
+            notice: String::new(),
+            remote_mta: None,
+            last_attempt: None,
+        }
+    }
+
     /// Whose fault this recipient's failure is, and whether it lasts. Where the fields say "no such
     /// user" and the prose above them says "full" or "blocked", the prose wins: it is the more
     /// careful reading, and gateways put 5.1.1 on everything.

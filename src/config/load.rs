@@ -119,12 +119,15 @@ impl Config {
             let path = Some(&mut mailbox.path).filter(|path| !path.as_os_str().is_empty());
             [path, mailbox.ca_file.as_mut(), password].into_iter().flatten()
         });
+        let hook_secrets = self.bounces.webhook.iter_mut().flat_map(|hook| &mut hook.secrets);
+        let hook_files = hook_secrets.filter_map(Secret::file_mut);
         let paths = std::iter::once(&mut self.data_folder)
             .chain(&mut self.template_folder)
             .chain(&mut self.providers_file)
             .chain(&mut self.rules_file)
             .chain(relay_files)
             .chain(mailbox_files)
+            .chain(hook_files)
             .chain(self.dkim.iter_mut().map(|dkim| &mut dkim.key_file));
         for path in paths {
             *path = folder.join(&path);
@@ -185,7 +188,8 @@ impl Config {
         {
             return fail("connections_per_client", "a listener needs at least one of each");
         }
-        self.check_limits()
+        self.check_limits()?;
+        self.check_webhooks()
     }
 
     fn check_limits(&self) -> Result<(), (&'static str, String)> {

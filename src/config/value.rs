@@ -85,6 +85,29 @@ pub(crate) mod duration {
         to.serialize_str(&text(*value))
     }
 
+    /// Durations that may be left out.
+    pub(crate) mod option {
+        use super::{Deserialize, Deserializer, Duration, Error, Serializer, parse, text};
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            let written = Option::<String>::deserialize(from)?;
+            written.map(|text| parse(&text)).transpose().map_err(D::Error::custom)
+        }
+
+        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+        pub(crate) fn serialize<S: Serializer>(
+            value: &Option<Duration>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(duration) => to.serialize_some(&text(*duration)),
+                None => to.serialize_none(),
+            }
+        }
+    }
+
     /// Lists of durations.
     pub(crate) mod list {
         use super::{Deserialize, Deserializer, Duration, Error, Serializer, parse, text};

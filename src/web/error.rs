@@ -56,6 +56,8 @@ pub enum Code {
     BadRequest,
     /// The page is for those who are logged in.
     LoginRequired,
+    /// Nothing proves that the request comes from whom it claims to come from.
+    NotAuthentic,
     /// The page is for another role.
     NotPermitted,
     /// What was asked for cannot be done as things stand.
@@ -90,7 +92,7 @@ impl Code {
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::CrossOrigin | Self::NotPermitted | Self::StaleForm => StatusCode::FORBIDDEN,
-            Self::LoginRequired => StatusCode::UNAUTHORIZED,
+            Self::LoginRequired | Self::NotAuthentic => StatusCode::UNAUTHORIZED,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -118,6 +120,7 @@ impl Code {
             Self::CrossOrigin => "This form came from another site",
             Self::BadRequest => "The request cannot be understood",
             Self::LoginRequired => "Please log in",
+            Self::NotAuthentic => "This request proves nothing",
             Self::NotPermitted => "Your role does not permit this",
             Self::WrongState => "This cannot be done now",
             Self::UnknownSubscriber => "There is no such subscriber",
@@ -152,6 +155,7 @@ impl Code {
             Self::CrossOrigin => "Open the page on this site, and send its form from there.",
             Self::BadRequest => "It is not what a browser would send.",
             Self::LoginRequired => "This page is for those who are logged in.",
+            Self::NotAuthentic => "Its signature or secret is missing, wrong or too old.",
             Self::NotPermitted => "Somebody with another role can do it, or give you that role.",
             Self::WrongState => "Things have moved on meanwhile. Look at the page again.",
             Self::StaleForm => {
@@ -258,7 +262,7 @@ pub(super) async fn shape(
     request: Request,
     next: Next,
 ) -> Response {
-    let json = client::wants_json(request.headers());
+    let json = client::wants_json(request.headers()) || guard::is_hook(&request);
     let mut response = next.run(request).await;
     let explained = response.extensions().get::<Explained>().filter(|_| json);
     let explained = explained.map(|explained| Problem::new(explained.0));

@@ -13,7 +13,9 @@ use axum::{
 use super::{
     State,
     error::{Code, Problem},
+    hooks,
 };
+use crate::bounce::intake::webhook::SIZE_MAX;
 
 /// Octets of the largest request body: forms here have some hundred.
 pub(super) const BODY_OCTETS_MAX: usize = 64 * 1024;
@@ -77,9 +79,16 @@ pub(super) fn protect(state: &State, response: &mut Response) {
     }
 }
 
+/// Whether a request is for a webhook: larger than a form, and a program's.
+pub(super) fn is_hook(request: &Request) -> bool {
+    let route = request.extensions().get::<MatchedPath>();
+    route.is_some_and(|route| route.as_str().ends_with(hooks::PATH))
+}
+
 fn refusal(state: &State, request: &Request) -> Option<Code> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-    if length.and_then(|text| text.parse::<u64>().ok()) > Some(BODY_OCTETS_MAX as u64) {
+    let max = if is_hook(request) { SIZE_MAX } else { BODY_OCTETS_MAX };
+    if length.and_then(|text| text.parse::<u64>().ok()) > Some(max as u64) {
         return Some(Code::TooLarge);
     }
     let ours = state.config.public_url.host_str().unwrap_or_default();

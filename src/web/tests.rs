@@ -4,6 +4,7 @@
 mod archive;
 mod confirm;
 mod errors;
+mod hooks;
 mod leaving;
 mod limits;
 mod sign_up;

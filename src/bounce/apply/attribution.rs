@@ -3,11 +3,15 @@
 
 use crate::{
     bounce::{
+        intake::webhook::Carried,
         policy::Attribution,
         report::{Report, TokenPlace},
     },
     id::{CopyId, IssueId, NewsletterId, SubscriberId},
-    smtp::{message::copy_of_message_id, verp::TokenMailbox},
+    smtp::{
+        message::copy_of_message_id,
+        verp::{self, TokenMailbox},
+    },
     timestamp::Timestamp,
     token::{DeliveryToken, Keyring, Purpose, ReaderToken},
 };
@@ -48,6 +52,28 @@ pub(super) fn attribute(
     let named =
         by_message_id().or_else(by_envelope_id).or_else(|| opened(TokenPlace::ReturnedHeaders));
     match named {
+        Some(named) => (Attribution::ReturnedHeaders, Some(named)),
+        None => (Attribution::None, None),
+    }
+}
+
+/// What an event of a provider is about: by what was in our copy and came back with the event.
+pub(super) fn attribute_event(
+    keyring: &Keyring,
+    carried: &Carried,
+    now: Timestamp,
+) -> (Attribution, Option<Named>) {
+    let by_message_id = || {
+        let mut ids = carried.message_ids.iter();
+        ids.find_map(|id| copy_of_message_id(keyring, id, now).ok().map(Named::Copy))
+    };
+    let list = carried.list_unsubscribe.as_deref().unwrap_or_default();
+    let addresses = || carried.return_path.as_deref().into_iter().chain(list.split(',').take(8));
+    let by_address = || {
+        let mut found = addresses().filter_map(verp::find);
+        found.find_map(|(mailbox, token)| open(keyring, mailbox, token, now))
+    };
+    match by_message_id().or_else(by_address) {
         Some(named) => (Attribution::ReturnedHeaders, Some(named)),
         None => (Attribution::None, None),
     }

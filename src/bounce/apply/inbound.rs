@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::provider::FORGET_EVENTS;
 use crate::{
     bounce::{apply::Outcome, report::Kind},
     db::{self, Db, Tx, record::record},
@@ -15,6 +16,8 @@ use crate::{
 const KEPT: Duration = Duration::from_hours(30 * 24);
 /// Mails that one round of forgetting deletes: at up to 5 MB each, a bounded write.
 const BATCH: i64 = 200;
+/// The same of remembered events, which are small.
+const EVENTS: i64 = 10_000;
 /// Octets kept of a mail that no token of ours vouches for, which anyone can send.
 const HEAD: usize = 16 * 1024;
 /// Mails about one reader that are kept whole, and in part. A real reader's month brings a handful.
@@ -151,5 +154,6 @@ pub(super) const FORGET: &str = "DELETE FROM inbound_mail WHERE id IN \
 /// [`Forgotten::more`] says so.
 pub async fn forget_old(db: &Db, now: Timestamp) -> db::Result<Forgotten> {
     let mails = db.write(FORGET).bind(now.minus(KEPT)).bind(BATCH).execute().await?;
-    Ok(Forgotten { mails, more: mails >= BATCH as u64 })
+    let events = db.write(FORGET_EVENTS).bind(now.minus(KEPT)).bind(EVENTS).execute().await?;
+    Ok(Forgotten { mails, more: mails >= BATCH as u64 || events >= EVENTS as u64 })
 }

@@ -130,10 +130,11 @@ pub async fn returned_mail(
     let attribution = if reader.is_some() { attribution } else { Attribution::None };
     let outcome = match &reader {
         Some(reader) => {
-            let report = Arrived { report: &report, reader, attribution, rules, now };
+            let class = None;
+            let report = Arrived { report: &report, reader, attribution, rules, class, now };
             report.apply(&mut tx, named).await?
         }
-        None => unattributed(&report),
+        None => unattributed(report.kind),
     };
     let erased = reader.is_none() && named.is_some();
     // What people write to each other is nobody's business, and stays in their mailbox.
@@ -162,13 +163,12 @@ pub async fn returned_mail(
         subscriber: kept.subscriber,
         outcome,
     };
-    tell(&applied);
+    tell(inbound, applied.kind, outcome);
     Ok(applied)
 }
 
 /// What is worth an operator's eye.
-fn tell(applied: &Applied) {
-    let Applied { inbound, kind, outcome, .. } = applied;
+pub(super) fn tell(inbound: i64, kind: Kind, outcome: Outcome) {
     match (kind, outcome) {
         (Kind::AuthFailure, _) => {
             warn!(inbound, "a receiver reports that mail in our name did not authenticate");
@@ -181,24 +181,26 @@ fn tell(applied: &Applied) {
 }
 
 /// What a mail is that nothing ties to a reader.
-fn unattributed(report: &Report) -> Outcome {
-    match report.kind {
+pub(super) fn unattributed(kind: Kind) -> Outcome {
+    match kind {
         Kind::Failed | Kind::Complaint | Kind::Unsubscribe => Outcome::Unattributed,
         _ => Outcome::Nothing,
     }
 }
 
 /// A report about a reader.
-struct Arrived<'a> {
-    report: &'a Report,
-    reader: &'a Reader,
-    attribution: Attribution,
-    rules: &'a config::Bounces,
-    now: Timestamp,
+pub(super) struct Arrived<'a> {
+    pub(super) report: &'a Report,
+    pub(super) reader: &'a Reader,
+    pub(super) attribution: Attribution,
+    pub(super) rules: &'a config::Bounces,
+    /// Whose fault it is, where more is known than the report's words.
+    pub(super) class: Option<Classification>,
+    pub(super) now: Timestamp,
 }
 
 impl Arrived<'_> {
-    async fn apply(&self, tx: &mut Tx, named: Option<Named>) -> db::Result<Outcome> {
+    pub(super) async fn apply(&self, tx: &mut Tx, named: Option<Named>) -> db::Result<Outcome> {
         let about = self.report.about(&self.reader.address);
         // A report on several recipients says of each how it went.
         let kind = match (self.report.kind, about.and_then(|about| about.action)) {
@@ -319,6 +321,9 @@ impl Arrived<'_> {
 
     fn class(&self, about: Option<&ReportedRecipient>) -> Classification {
         let provider = ProviderId(self.reader.provider);
+        if let Some(class) = &self.class {
+            return class.clone();
+        }
         match about {
             Some(about) => about.classify(provider),
             None => {

@@ -2,6 +2,7 @@
 
 mod brake;
 mod own;
+mod provider;
 mod reports;
 mod soft;
 mod statements;

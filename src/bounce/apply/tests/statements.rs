@@ -23,6 +23,8 @@ async fn statements_on_large_tables_use_an_index() {
         held::TAKE_BACK,
         inbound::FORGET,
         inbound::LIST,
+        provider::LAST_TAKEN,
+        provider::FORGET_EVENTS,
         "SELECT COUNT(*) FROM inbound_mail WHERE subscriber_id = $1",
         "SELECT subscriber_id FROM held_suppression \
          WHERE issue_id = $1 AND provider = $2 AND at = $3",
