@@ -19,6 +19,7 @@ mod inbound;
 mod own;
 mod provider;
 mod reader;
+mod replay;
 mod returned;
 mod soft;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use attribution::named_by;
 pub use inbound::{Forgotten, Received, forget_old, list, show};
 pub use own::own_refusal;
 pub use provider::{Post, provider_events, provider_of};
+pub use replay::{Replayed, Selection, replay, select};
 pub use returned::{Applied, ApplyError, ReturnedMail, Source, returned_mail};
 
 /// What came of a refusal or a report.

@@ -2,11 +2,13 @@
 //! it. Ends with the exit codes that such pipes understand (`sysexits.h`): 65 when the mail itself is
 //! at fault, 75 when it should come again later. Whatever happens, nothing is mailed back.
 //! `postrider bounce explain` (in `explain`) says how a mail is read and does nothing; `list` and
-//! `show` (in `received`) say what came in and what was made of it; `fetch` looks into mailboxes.
+//! `show` (in `received`) say what came in and what was made of it; `replay` reads it again by the
+//! rules of today; `fetch` looks into mailboxes.
 
 mod explain;
 mod fetch;
 mod received;
+mod replay;
 
 use std::path::Path;
 
@@ -37,6 +39,8 @@ pub(super) enum BounceCommand {
     List(received::ListArgs),
     /// Show one of them: what was made of it, how it is read today, and its bytes as far as kept
     Show(received::ShowArgs),
+    /// Read kept mails again by today's rules, and say (or with --apply do) what newly follows
+    Replay(replay::ReplayArgs),
 }
 
 /// What `bounce ingest` takes.
@@ -69,6 +73,7 @@ pub(super) async fn run(config: Option<&Path>, command: BounceCommand) -> anyhow
         BounceCommand::Fetch(args) => return fetch::run(config, &args).await,
         BounceCommand::List(args) => return received::list(config, &args).await,
         BounceCommand::Show(args) => return received::show(config, &args).await,
+        BounceCommand::Replay(args) => return replay::run(config, &args).await,
     };
     take_in(config, &args).await.map_err(|error| {
         // Anything but the mail itself (a configuration, a full disk) can be mended, and the mail

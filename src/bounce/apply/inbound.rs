@@ -70,7 +70,7 @@ pub(super) async fn keep(tx: &mut Tx, mail: &Inbound<'_>, now: Timestamp) -> db:
     .await
 }
 
-const fn kind_word(kind: Kind) -> &'static str {
+pub(super) const fn kind_word(kind: Kind) -> &'static str {
     match kind {
         Kind::Failed => "failed",
         Kind::Delayed => "delayed",

@@ -31,5 +31,15 @@ pub async fn own_refusal(
     reader.provider = settlement.provider;
     let words = settlement.reason.as_deref().unwrap_or_default();
     let attribution = Attribution::OwnReply;
-    Failed { reader: &reader, class, attribution, words, brake_percent, now }.apply(tx).await
+    let failed = Failed {
+        reader: &reader,
+        class,
+        attribution,
+        words,
+        brake_percent,
+        counted: false,
+        at: now,
+        now,
+    };
+    failed.apply(tx).await
 }

@@ -100,12 +100,13 @@ pub async fn provider_events(
     Ok(outcomes)
 }
 
-struct Taking<'a> {
-    keyring: &'a Keyring,
-    rules: &'a config::Bounces,
-    post: Post<'a>,
-    event: &'a HookEvent,
-    now: Timestamp,
+/// One event on its way.
+pub(super) struct Taking<'a> {
+    pub(super) keyring: &'a Keyring,
+    pub(super) rules: &'a config::Bounces,
+    pub(super) post: Post<'a>,
+    pub(super) event: &'a HookEvent,
+    pub(super) now: Timestamp,
 }
 
 impl Taking<'_> {
@@ -140,12 +141,7 @@ impl Taking<'_> {
 
     async fn follow(&self, tx: &mut Tx) -> db::Result<Done> {
         let report = self.event.report();
-        let (mut attribution, mut named) =
-            attribution::attribute_event(self.keyring, &self.event.carried, self.now);
-        if named.is_none() {
-            named = self.by_address(tx).await?;
-            attribution = Attribution::Recipient;
-        }
+        let (attribution, named) = self.about(tx).await?;
         let reader = match named {
             Some(named) => Reader::named(tx, named).await?,
             None => None,
@@ -159,6 +155,8 @@ impl Taking<'_> {
                     attribution,
                     rules: self.rules,
                     class,
+                    again: false,
+                    at: self.now,
                     now: self.now,
                 };
                 arrived.apply(tx, named).await?
@@ -172,6 +170,16 @@ impl Taking<'_> {
             subscriber: reader.as_ref().map(|reader| reader.subscriber),
             erased: reader.is_none() && named.is_some(),
         })
+    }
+
+    /// Whose copy it is about: by what came back of it, else by its address.
+    pub(super) async fn about(&self, tx: &mut Tx) -> db::Result<(Attribution, Option<Named>)> {
+        let carried = &self.event.carried;
+        let (attribution, named) = attribution::attribute_event(self.keyring, carried, self.now);
+        if named.is_some() {
+            return Ok((attribution, named));
+        }
+        Ok((Attribution::Recipient, self.by_address(tx).await?))
     }
 
     /// The last copy that the webhook's relay took for the event's address.

@@ -142,6 +142,10 @@ pub(super) struct Failed<'a> {
     /// What the server said.
     pub(super) words: &'a str,
     pub(super) brake_percent: f64,
+    /// The address was counted as dead for this issue before.
+    pub(super) counted: bool,
+    /// When the failure was told: what counts for rules about time.
+    pub(super) at: Timestamp,
     pub(super) now: Timestamp,
 }
 
@@ -192,7 +196,7 @@ impl Failed<'_> {
                 history = soft::history(tx, self.reader.subscriber, issue).await?;
             }
             let dead = class.fault == Fault::Recipient && class.permanence == Permanence::Permanent;
-            tally = if dead {
+            tally = if dead && !self.counted {
                 brake::count(tx, self.reader, issue, self.brake_percent, self.now).await?
             } else {
                 brake::tally(tx, self.reader, issue).await?
@@ -202,7 +206,7 @@ impl Failed<'_> {
             class,
             attribution: self.attribution,
             issue: self.reader.issue,
-            at: self.now,
+            at: self.at,
             history: &history,
             tally,
             brake_percent: self.brake_percent,

@@ -21,6 +21,7 @@ use crate::{
     config,
     db::{
         self, Db, Tx,
+        record::record,
         state::{CopyState, EventKind},
     },
     delivery::queue,
@@ -130,9 +131,10 @@ pub async fn returned_mail(
     let attribution = if reader.is_some() { attribution } else { Attribution::None };
     let outcome = match &reader {
         Some(reader) => {
-            let class = None;
-            let report = Arrived { report: &report, reader, attribution, rules, class, now };
-            report.apply(&mut tx, named).await?
+            let (class, again, at) = (None, false, now);
+            let report = &report;
+            let arrived = Arrived { report, reader, attribution, rules, class, again, at, now };
+            arrived.apply(&mut tx, named).await?
         }
         None => unattributed(report.kind),
     };
@@ -196,6 +198,10 @@ pub(super) struct Arrived<'a> {
     pub(super) rules: &'a config::Bounces,
     /// Whose fault it is, where more is known than the report's words.
     pub(super) class: Option<Classification>,
+    /// It was taken in before and is read once more: what it did then it does not do again.
+    pub(super) again: bool,
+    /// When it came.
+    pub(super) at: Timestamp,
     pub(super) now: Timestamp,
 }
 
@@ -221,21 +227,30 @@ impl Arrived<'_> {
     }
 
     async fn failed(&self, tx: &mut Tx, about: Option<&ReportedRecipient>) -> db::Result<Outcome> {
-        if self.is_known(tx, EventKind::Bounced).await? {
+        let class = self.class(about);
+        let before = self.read_before(tx).await?;
+        let same = |before: &ReadBefore| {
+            let name = crate::delivery::policy::class_name(&class);
+            before.class.as_ref() == Some(&name) && before.rule.as_deref() == Some(class.rule)
+        };
+        if before.as_ref().is_some_and(|before| !self.again || same(before)) {
             return Ok(Outcome::Repeated);
         }
-        let class = self.class(about);
         let words = self.words(about);
-        let mut event = self.event(EventKind::Bounced, about, &words);
+        let text = if self.again { format!("read again: {words}") } else { words.clone() };
+        let mut event = self.event(EventKind::Bounced, about, &text);
         name_class(&mut event, &class);
         event::record(tx, &[event]).await?;
         self.settle(tx, CopyState::Rejected, &format!("it came back: {words}")).await?;
+        let dead = |before: &ReadBefore| before.class.as_deref() == Some("recipient.permanent");
         let failed = Failed {
             reader: self.reader,
             class: &class,
             attribution: self.attribution,
             words: &words,
             brake_percent: self.rules.brake_percent,
+            counted: before.as_ref().is_some_and(dead),
+            at: self.at,
             now: self.now,
         };
         failed.apply(tx).await
@@ -286,6 +301,22 @@ impl Arrived<'_> {
             .await?;
         let again = left.newsletters.is_empty();
         Ok(if again { Outcome::Repeated } else { Outcome::Unsubscribed })
+    }
+
+    /// How the last report on this copy was read that said it had failed.
+    async fn read_before(&self, tx: &mut Tx) -> db::Result<Option<ReadBefore>> {
+        tx.query(READ_BEFORE)
+            .bind(self.reader.subscriber)
+            .bind(EventKind::Bounced)
+            .bind(self.reader.issue)
+            .bind(self.reader.service)
+            .optional()
+            .await
+    }
+
+    /// Whose fault a failure is, as the reader's own entry in the report says.
+    pub(super) fn class_of_reader(&self) -> Classification {
+        self.class(self.report.about(&self.reader.address))
     }
 
     /// Whether an event of this kind is there already for this copy.
@@ -356,6 +387,16 @@ impl Arrived<'_> {
     }
 }
 
+record! {
+    /// A failure as the log has it.
+    struct ReadBefore {
+        class: Option<String>,
+        rule: Option<String>,
+    }
+}
+
+pub(super) const READ_BEFORE: &str = "SELECT class, rule FROM event WHERE subscriber_id = $1 \
+     AND kind = $2 AND issue_id IS $3 AND service_id IS $4 ORDER BY id DESC LIMIT 1";
 /// Looks through one reader's events.
 pub(super) const KNOWN: &str = "SELECT 1 FROM event WHERE subscriber_id = $1 AND kind = $2 \
      AND issue_id IS $3 AND service_id IS $4 LIMIT 1";

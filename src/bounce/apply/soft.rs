@@ -24,7 +24,7 @@ pub(super) async fn count(
     )
     .bind(failed.reader.subscriber)
     .bind(issue)
-    .bind(failed.now)
+    .bind(failed.at)
     .bind(half)
     .bind(worded_dead)
     .bind(crate::delivery::policy::class_name(failed.class))

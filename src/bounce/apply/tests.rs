@@ -1,8 +1,10 @@
 //! Behaviour over a real SQLite file: who is suppressed, who is not, and what the log says.
 
 mod brake;
+mod forgeries;
 mod own;
 mod provider;
+mod replay;
 mod reports;
 mod soft;
 mod statements;

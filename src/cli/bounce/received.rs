@@ -14,6 +14,7 @@ use crate::{
     bounce::{
         apply::{self, Received},
         explain::{Explanation, explain},
+        intake::webhook,
         report,
     },
     cli::{
@@ -95,7 +96,14 @@ pub(super) async fn show(config: Option<&Path>, args: &ShowArgs) -> anyhow::Resu
         return Ok(io::stdout().lock().write_all(&raw)?);
     }
     let recipient = Some(received.rcpt_to.as_str()).filter(|address| !address.is_empty());
-    let today = explain(&report::read(&raw, recipient)?, &context.providers);
+    let today = match apply::provider_of(&received.source) {
+        Some(provider) => webhook::read(provider, &raw)?
+            .first()
+            .map(webhook::HookEvent::report)
+            .with_context(|| format!("nothing is kept of event {}", received.id))?,
+        None => report::read(&raw, recipient)?,
+    };
+    let today = explain(&today, &context.providers);
     if args.format.json {
         return Ok(output::json(&Shown { received: &received, today })?);
     }

@@ -17,6 +17,8 @@ async fn statements_on_large_tables_use_an_index() {
         reader::BY_SERVICE_MAIL,
         reader::BY_ID,
         returned::KNOWN,
+        returned::READ_BEFORE,
+        replay::SELECT,
         soft::FAILURES,
         soft::SUCCESSES,
         brake::DECIDED,
