@@ -17,7 +17,6 @@ mod demo;
 mod dns_server;
 mod failpoints;
 mod harness;
-mod hooks;
 mod hostile;
 mod installation;
 mod intake;

@@ -19,7 +19,7 @@ pub(in crate::cli) struct ReplayArgs {
     /// The mails' numbers, as the list shows them
     #[arg(value_name = "MAIL")]
     ids: Vec<i64>,
-    /// All of this kind, such as failed or not_a_report
+    /// All of this kind, such as failed or complaint
     #[arg(long, value_name = "KIND", conflicts_with = "ids")]
     kind: Option<String>,
     /// All that came since then: 90m or 2d ago, or a time

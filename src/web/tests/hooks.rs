@@ -103,7 +103,10 @@ async fn what_a_provider_posts_is_done_once() {
         let now = hooks.app.house.now;
         let said = Said::new("bounced", &typed, now).of(&id);
         let sender = hooks.sender(provider);
-        let sent = sender.sign(payload(provider, &said), now, &hooks.public_url());
+        let mut sent = sender.sign(payload(provider, &said), now, &hooks.public_url());
+        // There is no session, and so no form to protect.
+        sent.headers.insert("origin", "https://elsewhere.example".parse().unwrap());
+        sent.headers.insert("sec-fetch-site", "cross-site".parse().unwrap());
         let (status, answer) = hooks.post(provider.as_str(), &sent).await;
         assert_eq!(status, 200, "{provider}: {answer}");
         assert_eq!(answer, json!({ "events": 1, "outcomes": { "suppressed": 1 } }), "{provider}");

@@ -162,7 +162,7 @@ async fn an_old_failure_counts_as_of_its_day_and_not_against_who_said_yes_again(
     house
         .db
         .write("UPDATE subscription SET confirmed_at = $1")
-        .bind(house.now.plus(Duration::from_secs(60)))
+        .bind(house.now.plus(Duration::from_mins(1)))
         .execute()
         .await
         .unwrap();
