@@ -4,9 +4,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     bounce::{
@@ -30,6 +30,10 @@ use crate::{
 /// How often housekeeping is done, and how soon after a round that left something.
 const HOUSEKEEPING: Duration = Duration::from_hours(1);
 const HOUSEKEEPING_SOON: Duration = Duration::from_secs(1);
+/// How long pages, intakes and housekeeping may take to stop: a little more than they give themselves.
+const TASKS_STOP: Duration = Duration::from_secs(12);
+/// How long the database may take to close.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// A running daemon.
 pub struct Daemon {
@@ -191,11 +195,19 @@ impl Daemon {
     pub async fn stop(self) {
         self.engine.drain().await;
         self.stop.cancel();
-        self.tasks.wait().await;
-        if let Some(mailbox) = self.mailbox {
-            mailbox.stopped().await;
+        let stopped = async {
+            self.tasks.wait().await;
+            if let Some(mailbox) = self.mailbox {
+                mailbox.stopped().await;
+            }
+        };
+        if timeout(TASKS_STOP, stopped).await.is_err() {
+            warn!("requests were still under way at the end; they are broken off");
         }
-        self.context.db.close().await;
+        // Nobody loses anything by a file that was not closed: the next start reads its log.
+        if timeout(CLOSE, self.context.db.close()).await.is_err() {
+            warn!("the database is busy and was not closed in time; the next start sees to it");
+        }
     }
 }
 

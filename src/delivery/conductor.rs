@@ -111,8 +111,14 @@ impl Conductor {
     pub async fn run(self, stop: CancellationToken) {
         let mut memories: HashMap<IssueId, Memory> = HashMap::new();
         loop {
-            if let Err(problem) = self.look(&mut memories).await {
-                error!(error = %problem, "the course of issues cannot be read or written");
+            // A look may wait for a database that cannot be written; a stop does not. What it leaves
+            // half done is undone, as after a crash.
+            match stop.run_until_cancelled(self.look(&mut memories)).await {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(problem)) => {
+                    error!(error = %problem, "the course of issues cannot be read or written");
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return,

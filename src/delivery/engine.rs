@@ -8,7 +8,8 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    task::{AbortHandle, JoinHandle},
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::timeout_at,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -50,6 +51,8 @@ use crate::{
 
 /// How often it is looked whether the lease is to be renewed.
 const LEASE_LOOK: Duration = Duration::from_millis(500);
+/// How much longer than the drain a stop may take, for what is written last.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// What an engine is built from.
 pub struct Parts {
@@ -100,7 +103,7 @@ pub struct Engine {
     stop: CancellationToken,
     connections: TaskTracker,
     workers: Vec<AbortHandle>,
-    background: TaskTracker,
+    background: JoinSet<()>,
     writer: JoinHandle<()>,
     recovered: Recovered,
     drain: Duration,
@@ -183,7 +186,7 @@ impl Engine {
         let bell = Arc::new(Notify::new());
         let shedding = Arc::new(Shedding::default());
         shedding.look_around(&config.shedding, &config.data_folder).await;
-        let background = TaskTracker::new();
+        let mut background = JoinSet::new();
         let grouping = if config.dns.group_by_mx {
             let resolver = Resolver::new(&config.dns).map_err(StartError::Configuration)?;
             let providers = Arc::clone(&providers);
@@ -251,7 +254,6 @@ impl Engine {
                 () = timer.run_timer() => {}
             }
         });
-        background.close();
         let drain = config.sending.drain;
         info!(node = %uid, relays = relays.len(), "the delivery engine runs");
         Ok(Self {
@@ -315,29 +317,39 @@ impl Engine {
     }
 
     /// Finishes the copies under way, within the configured bound, and stops. Whatever cannot be
-    /// finished is settled from the journal at the next start.
+    /// finished is settled from the journal at the next start, as after a crash: a database that
+    /// cannot be written holds a stop up for [`CLOSING`] and no longer.
     pub async fn drain(self) {
-        self.dispatch.drain();
+        let Self { db, node, dispatch, connections, mut background, mut writer, .. } = self;
+        let until = tokio::time::Instant::now() + self.drain;
+        dispatch.drain();
         self.stop.cancel();
-        if tokio::time::timeout(self.drain, self.connections.wait()).await.is_err() {
+        if timeout_at(until, connections.wait()).await.is_err() {
             warn!(
                 drain_ms = self.drain.as_millis() as u64,
-                connections = self.connections.len(),
+                connections = connections.len(),
                 "copies were still under way at the end of the drain; the journal keeps their state"
             );
             for worker in &self.workers {
                 worker.abort();
             }
-            self.connections.wait().await;
+            connections.wait().await;
         }
-        self.background.wait().await;
-        drop(self.dispatch);
-        // The writer ends once every sender of requests is gone.
-        if tokio::time::timeout(Duration::from_secs(10), self.writer).await.is_err() {
-            error!("the ledger could not be written to the end; the journal keeps the outcomes");
-        }
-        if let Err(problem) = sign_off(&self.db, self.node).await {
-            error!(error = %problem, "claims could not be released; the next start does it");
+        let closing = async {
+            while background.join_next().await.is_some() {}
+            // The writer ends once every sender of requests is gone.
+            let _ = (&mut writer).await;
+            if let Err(problem) = sign_off(&db, node).await {
+                error!(error = %problem, "claims could not be released; the next start does it");
+            }
+        };
+        if timeout_at(until + CLOSING, closing).await.is_err() {
+            error!(
+                "the database could not be written to the end; the journal keeps the outcomes, and \
+                 the next start settles them"
+            );
+            background.shutdown().await;
+            writer.abort();
         }
         info!("the delivery engine stopped");
     }

@@ -79,7 +79,10 @@ impl Feeder {
     pub async fn run(self, stop: CancellationToken) {
         let mut memory = Memory { apart: self.limited_providers.clone(), ..Memory::default() };
         loop {
-            match self.feed(&mut memory).await {
+            // A claim may wait for a database that cannot be written; a stop does not. What was claimed
+            // and is not taken any more is released when the daemon signs off, or at the next start.
+            let Some(fed) = stop.run_until_cancelled(self.feed(&mut memory)).await else { return };
+            match fed {
                 Ok(true) => {}
                 Ok(false) => {
                     tokio::select! {

@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
@@ -195,10 +196,13 @@ impl Direct {
             }
         }
         self.stop.cancel();
-        while let Some(parked) = self.take_idle(Duration::ZERO) {
+        // All at once: one that does not answer costs its deadline, and not one after the other.
+        let parked = std::mem::take(&mut *lock(&self.parked));
+        let goodbyes = parked.into_iter().map(async |parked| {
             self.close(parked.call.session, &parked.to).await;
             dispatch.disconnected(relay);
-        }
+        });
+        join_all(goodbyes).await;
     }
 
     /// Ends when the daemon goes down.

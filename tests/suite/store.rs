@@ -116,23 +116,57 @@ async fn while_somebody_else_writes_nothing_leaves_and_nothing_is_lost() {
     for share in [READERS / 6, READERS / 2] {
         sink.accepts(share).await;
         let held = context.db.begin().await.unwrap();
-        // What was handed off before goes out; then nothing more.
-        let (mut last, mut since) = (sink.accepted(), Instant::now());
-        until("nothing more leaves", async || {
-            let now = sink.accepted();
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-            (since.elapsed() > Duration::from_secs(2)).then_some(())
-        })
-        .await;
-        assert!(last < READERS, "all was sent before");
+        nothing_more_leaves(&sink).await;
         held.rollback().await.unwrap();
     }
     scene.reaches(IssueState::Sent).await;
     // Somebody who is busy is no error.
     daemon.terminate();
     let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
+    context.db.close().await;
+}
+
+/// Waits until what was handed off before went out, and nothing more comes.
+async fn nothing_more_leaves(sink: &Sink) {
+    let (mut last, mut since) = (sink.accepted(), Instant::now());
+    until("nothing more leaves", async || {
+        let now = sink.accepted();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() > Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    assert!(last < READERS, "all was sent before");
+}
+
+/// A stop does not wait for somebody who does not let go of the data file; it is then as after a
+/// crash.
+#[tokio::test]
+async fn a_stop_has_its_bound_while_somebody_else_writes() {
+    let sink = Sink::with("", &["--latency", "10ms"]).await;
+    let options = options().replace("[sending]\n", "[sending]\ndrain = \"3s\"\n");
+    let scene = Scene::new(&[&sink], &options).await;
+    scene.import(READERS);
+    let mut daemon = Daemon::spawn(&scene).await.expect_errors();
+    scene.send().ok();
+    let context = scene.context().await;
+    sink.accepts(READERS / 3).await;
+    let held = context.db.begin().await.unwrap();
+    nothing_more_leaves(&sink).await;
+    let since = Instant::now();
+    daemon.signal("TERM");
+    until("the daemon ends", async || daemon.is_gone().then_some(())).await;
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(25), "it took {took:?} with a drain of 3 s");
+    held.rollback().await.unwrap();
+    daemon.kill();
+    let daemon = Daemon::spawn(&scene).await;
+    scene.reaches(IssueState::Sent).await;
+    daemon.terminate();
+    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
+    // What went out while nobody could write is in the journal.
     assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
     context.db.close().await;
 }
