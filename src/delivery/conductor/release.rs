@@ -31,22 +31,25 @@ impl Conductor {
             .bind(now)
             .execute()
             .await?;
-        if changed == 1 {
-            let event = Event::new(EventKind::StageReleased, now)
-                .about(Some(issue.id), None)
-                .because(format!("stage {next}"));
-            let mut events = vec![event];
-            for provider in behind {
-                events.push(self.hold_provider(&mut tx, issue, *provider, now).await?);
-            }
-            event::record(&mut tx, &events).await?;
+        if changed == 0 {
+            // Somebody changed its course meanwhile.
+            return tx.rollback().await;
         }
+        let event = Event::new(EventKind::StageReleased, now)
+            .about(Some(issue.id), None)
+            .because(format!("stage {next}"));
+        let mut events = vec![event];
+        for provider in behind {
+            events.push(self.hold_provider(&mut tx, issue, *provider, now).await?);
+        }
+        event::record(&mut tx, &events).await?;
         fail_point::reach("stage.before_release");
         tx.commit().await?;
         fail_point::reach("stage.released");
         info!(issue = %issue.id, stage = next, "a stage was released");
         Ok(())
     }
+
     /// Halts again after a stage that an operator released alone. It need not soak for that: what
     /// comes back meanwhile is there when somebody looks.
     pub(super) async fn hold_widened(&self, issue: &InMotion, now: Timestamp) -> db::Result<()> {
