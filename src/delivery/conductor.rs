@@ -135,21 +135,38 @@ impl Conductor {
         for issue in &issues {
             self.dispatch.limit_newsletter(issue.newsletter_id, issue.per_second);
             let memory = memories.entry(issue.id).or_default();
-            match issue.state {
-                IssueState::Scheduled => self.start_when_due(issue, now).await?,
-                IssueState::Sending => self.conduct(issue, memory, now).await?,
-                IssueState::Paused | IssueState::Halted => {
-                    memory.sending_since = None;
-                    self.withdraw(issue.id).await;
-                }
-                IssueState::Cancelled => self.finish_cancelled(issue.id, now).await?,
-                IssueState::Draft | IssueState::Sent => {}
+            // What is wrong with one issue stops neither the others nor what the feeder is told.
+            if let Err(problem) = self.look_at(issue, memory, now).await {
+                error!(
+                    issue = %issue.id,
+                    error = %problem,
+                    "the course of an issue cannot be read or written; it is tried again"
+                );
             }
         }
         let issues = in_motion(&self.db).await?;
         self.metrics.follow(issues.iter().filter_map(|issue| Some((issue.id, issue.started_at?))));
         *self.course.write().unwrap_or_else(std::sync::PoisonError::into_inner) = issues;
         self.dispatch.wake_feeder();
+        Ok(())
+    }
+
+    async fn look_at(
+        &self,
+        issue: &InMotion,
+        memory: &mut Memory,
+        now: Timestamp,
+    ) -> db::Result<()> {
+        match issue.state {
+            IssueState::Scheduled => self.start_when_due(issue, now).await?,
+            IssueState::Sending => self.conduct(issue, memory, now).await?,
+            IssueState::Paused | IssueState::Halted => {
+                memory.sending_since = None;
+                self.withdraw(issue.id).await;
+            }
+            IssueState::Cancelled => self.finish_cancelled(issue.id, now).await?,
+            IssueState::Draft | IssueState::Sent => {}
+        }
         Ok(())
     }
 

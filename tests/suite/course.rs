@@ -34,6 +34,33 @@ async fn ways_out(context: &Context) -> Vec<(SubscriberId, String)> {
     all
 }
 
+/// An issue that the database refuses to begin comes first in every look at the course.
+#[tokio::test]
+async fn what_is_wrong_with_one_issue_stops_no_other() {
+    const READERS: usize = 60;
+    let sink = Sink::spawn().await;
+    let scene = Scene::new(&[&sink], QUICK).await;
+    scene.import(READERS);
+    let context = scene.context().await;
+    let refuse = "CREATE TRIGGER refusal BEFORE UPDATE OF state ON issue \
+                  WHEN NEW.number = 7 AND NEW.state = 2 \
+                  BEGIN SELECT RAISE(ABORT, 'not this one'); END";
+    context.db.write(refuse).execute().await.unwrap();
+    context.db.close().await;
+    let text = "---\nnumber: 7\ndate: 2026-03-06\npreheader: What we read.\n---\n\nHello.\n\n\
+                ## [A failover](https://example.org/failover)\n\nThe replica took over.\n";
+    std::fs::write(scene.house.path("other.md"), text).unwrap();
+    let how = ["--yes", "--allow-warnings", "--undo-window", "0s", "--json"];
+    scene.house.run(["issue", "send", "other.md"].iter().chain(&how)).ok();
+    scene.send().ok();
+    let daemon = Daemon::spawn(&scene).await.expect_errors();
+    scene.reaches(IssueState::Sent).await;
+    assert_eq!(sink.accepted(), READERS);
+    let log = daemon.log();
+    assert!(log.contains("not this one") && log.contains("the course of an issue"), "{log}");
+    daemon.terminate();
+}
+
 #[tokio::test]
 async fn whoever_leaves_before_the_handoff_gets_nothing() {
     const READERS: usize = 1500;
