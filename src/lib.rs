@@ -37,6 +37,8 @@ pub mod rehearsal;
 pub mod report;
 pub mod service_mail;
 pub mod sink;
+#[cfg(test)]
+mod skip;
 pub mod smtp;
 pub mod subscriber;
 pub mod telemetry;

@@ -75,7 +75,8 @@ impl Peer {
                 venv = venv.display()
             );
             assert!(env::var_os("CI").is_none(), "{advice}");
-            eprintln!("{advice}");
+            // Past the capture of the test harness: a skip that nobody sees looks like a pass.
+            let _ = writeln!(std::io::stderr(), "{advice}");
             return None;
         }
         let mut child = Command::new(&python)

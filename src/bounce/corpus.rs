@@ -15,7 +15,7 @@ use crate::provider::Providers;
 pub(super) fn corpus() -> Option<(PathBuf, Vec<Value>)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora/bounces");
     let Ok(manifest) = fs::read_to_string(root.join("manifest.jsonl")) else {
-        eprintln!("SKIPPED: no corpus at ../shared/corpora/bounces; nothing was measured");
+        crate::skip::skipped("no corpus at ../shared/corpora/bounces; nothing was measured");
         return None;
     };
     let rows = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

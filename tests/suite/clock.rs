@@ -10,7 +10,7 @@ use postrider::db::state::{CopyState, IssueState};
 
 use crate::{
     checker::{Kills, check},
-    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, until},
+    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, skipped, until},
 };
 
 /// The library that shows a program another time, where it is installed.
@@ -19,7 +19,7 @@ fn faketime() -> Option<PathBuf> {
     let file = |folder: PathBuf| folder.join("faketime/libfaketimeMT.so.1");
     let found = folders.map(file).find(|path| path.exists());
     if found.is_none() {
-        println!("SKIPPED: libfaketime is not installed (apt-get install libfaketime)");
+        skipped("libfaketime is not installed (apt-get install libfaketime)");
     }
     found
 }

@@ -5,6 +5,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
+    io::Write as _,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -47,6 +48,12 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
 
 /// The longest that one look and the wait after it count for.
 const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Says why a test was skipped, past the capture of the test harness: a skip that nobody sees looks
+/// like a pass.
+pub(crate) fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
 
 /// A source of chance; its seed is printed, and taken from the environment to repeat a run.
 pub(crate) fn seeded() -> StdRng {

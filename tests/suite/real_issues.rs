@@ -9,7 +9,7 @@ use postrider::issue::{
     source,
 };
 
-use crate::installation::Installation;
+use crate::{harness::skipped, installation::Installation};
 
 const SAMPLE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/samples/sre-weekly-433-437.txt");
@@ -37,7 +37,7 @@ struct Sent {
 /// The sample's issues, or nothing (and a word about it) where there is no sample.
 fn sample() -> Option<Vec<Sent>> {
     let Ok(text) = fs::read_to_string(SAMPLE) else {
-        eprintln!("SKIPPED: {SAMPLE} is not there; real issues were not tried");
+        skipped(&format!("{SAMPLE} is not there; real issues were not tried"));
         return None;
     };
     let text = text.split("\nA production of").next().unwrap();

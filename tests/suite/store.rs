@@ -14,7 +14,7 @@ use postrider::db::state::{CopyState, IssueState};
 
 use crate::{
     checker::{Kills, check},
-    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, until},
+    harness::{Daemon, NO_GATES, QUICK, Scene, Sink, skipped, until},
 };
 
 const READERS: usize = 600;
@@ -37,7 +37,7 @@ impl SmallDisk {
         let mount = ["-t", "tmpfs", "-o", &size, "postrider-test"];
         let mounted = Command::new("mount").args(mount).arg(folder).output();
         if !mounted.is_ok_and(|mounted| mounted.status.success()) {
-            println!("SKIPPED: no file system can be mounted here (root is needed)");
+            skipped("no file system can be mounted here (root is needed)");
             return None;
         }
         let disk = Self(folder.to_owned());
@@ -201,7 +201,7 @@ async fn a_data_file_that_cannot_be_written_is_refused_at_the_start() {
     until("the daemon ends", async || daemon.is_gone().then_some(())).await;
     let said = daemon.log();
     if said.contains("setpriv:") {
-        println!("SKIPPED: nobody else can be asked to run the program here: {said}");
+        skipped(&format!("nobody else can be asked to run the program here: {said}"));
         return daemon.kill();
     }
     assert!(said.contains("postrider.db") && said.contains("readonly"), "{said}");

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::Write as _,
     net::TcpStream,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
@@ -47,8 +46,7 @@ impl Dovecot {
     /// The same, with more in its configuration for IMAP.
     pub(super) async fn with(more: &str) -> Option<Self> {
         if let Some(why) = missing() {
-            // Past the capture of the test harness: a skip that nobody sees is a lie.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: no private Dovecot: {why}");
+            crate::harness::skipped(&format!("no private Dovecot: {why}"));
             return None;
         }
         let [imap, imaps, pop3, pop3s] = [(); 4].map(|()| free_port());

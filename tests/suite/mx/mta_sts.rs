@@ -71,8 +71,7 @@ impl PolicyServer {
         let listener = match TcpListener::bind((address, 443)) {
             Ok(listener) => listener,
             Err(error) => {
-                let why = format!("SKIPPED: nobody may listen on port 443 here: {error}");
-                let _ = writeln!(std::io::stderr(), "{why}");
+                crate::harness::skipped(&format!("nobody may listen on port 443 here: {error}"));
                 return None;
             }
         };

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -38,7 +38,7 @@ impl Servers {
     fn start() -> Option<Self> {
         let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/mta");
         if let Some(why) = missing(&programs) {
-            let _ = writeln!(std::io::stderr(), "SKIPPED: no real mail servers: {why}");
+            crate::harness::skipped(&format!("no real mail servers: {why}"));
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ impl Servers {
         let namespace = format!("postrider-{}", std::process::id());
         let mut servers = Self { folder, namespace, child: None };
         if let Err(why) = servers.lay_cable() {
-            let _ = writeln!(std::io::stderr(), "SKIPPED: no network namespace here: {why}");
+            crate::harness::skipped(&format!("no network namespace here: {why}"));
             return None;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/mx/real_mtas.sh");

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -44,7 +43,7 @@ pub(super) fn read(messages: &[Vec<u8>], records: &BTreeMap<String, String>) -> 
     if !modules.is_ok_and(|output| output.status.success()) {
         let advice = format!("{} has no dkimpy; tests/run installs it", python.display());
         assert!(env::var_os("CI").is_none(), "{advice}");
-        let _ = writeln!(std::io::stderr(), "SKIPPED: delivered mail is not verified: {advice}");
+        crate::harness::skipped(&format!("delivered mail is not verified: {advice}"));
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
