@@ -1,6 +1,9 @@
 //! The rate limit, measured where the copies arrive.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+};
 
 use postrider::db::state::{CopyState, IssueState};
 
@@ -42,20 +45,25 @@ async fn conforms(rate: usize, burst: usize, readers: usize) {
     let possible = outcome.count(CopyState::Accepted) + scene.connections;
     assert!(possible >= readers, "{outcome:?}");
 
-    let (handed, came, transit_us) = times(&scene, &sink).await;
-    let span_us = came.last().unwrap() - came[0];
+    // The longest wait of all was the restart.
+    holds(rate, burst, &times(&scene, &sink, |_| true).await, 1);
+}
+
+/// Panics when copies were handed off or came faster than `rate` a second and `burst` at once.
+fn holds(rate: usize, burst: usize, times: &Times, restarts: usize) {
+    let Times { handed, came, transit_us } = times;
+    let (readers, span_us) = (came.len(), came.last().unwrap() - came[0]);
     // The limit counts a copy when it lets it go. It is handed off with the next transaction and
     // comes after its transit: what comes within a second was let go in that much more time.
     let mut waits_us: Vec<i64> = handed.windows(2).map(|pair| pair[1] - pair[0]).collect();
     waits_us.sort_unstable();
-    // The longest of all was the restart.
-    let waits_us = waits_us[waits_us.len() - 2];
+    let waits_us = waits_us[waits_us.len() - 1 - restarts];
     for seconds in [1, 10] {
         let most = |delay_us: i64| {
             let let_go = rate as i64 * (seconds * SECOND_US + delay_us) / SECOND_US;
             burst + let_go as usize + 1
         };
-        let (handed, came) = (busiest(&handed, seconds), busiest(&came, seconds));
+        let (handed, came) = (busiest(handed, seconds), busiest(came, seconds));
         println!(
             "{rate}/s, burst {burst}: at most {handed} handed off and {came} come in {seconds} s"
         );
@@ -87,10 +95,70 @@ async fn no_window_sees_more_than_a_thousand_a_second_and_the_burst() {
     conforms(1000, 100, 12_000).await;
 }
 
+/// Two relays with limits of their own: each keeps to its own, and both are used.
+#[tokio::test]
+async fn each_relay_keeps_to_its_own_limit() {
+    const READERS: usize = 400;
+    let sinks = [Sink::spawn().await, Sink::spawn().await];
+    let scene = Scene::new(&[&sinks[0], &sinks[1]], &format!("{QUICK}{NO_GATES}")).await;
+    let path = scene.house.path("config.toml");
+    let mut config = fs::read_to_string(&path).unwrap();
+    let limits = [("main", 60, 10), ("spare", 30, 5)];
+    for (name, rate, burst) in limits {
+        let relay = format!("name = \"{name}\"\n");
+        let limited = format!("{relay}per_second = {rate}.0\nburst = {burst}\n");
+        assert!(config.contains(&relay));
+        config = config.replace(&relay, &limited);
+    }
+    fs::write(&path, config).unwrap();
+    scene.import(READERS);
+    scene.send().ok();
+    let daemon = Daemon::spawn(&scene).await;
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sinks[0], &sinks[1]], READERS, Kills::default()).await;
+    assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
+    for (sink, (_, rate, burst)) in sinks.iter().zip(limits) {
+        let mine: HashSet<String> =
+            sink.journal().into_iter().flat_map(|record| record.rcpt_to).collect();
+        assert!(mine.len() > 2 * burst, "{} copies", mine.len());
+        holds(rate, burst, &times(&scene, sink, |address| mine.contains(address)).await, 0);
+    }
+}
+
+/// One provider has a limit: its readers' copies keep to it, and nobody else waits for them.
+#[tokio::test]
+async fn a_provider_has_a_limit_and_the_others_have_none() {
+    const READERS: usize = 400;
+    let sink = Sink::spawn().await;
+    let limit = "[[limits.provider]]\nname = \"google\"\nper_second = 20.0\nburst = 10\n";
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}{limit}")).await;
+    scene.import(READERS);
+    scene.send().ok();
+    let daemon = Daemon::spawn(&scene).await;
+    scene.reaches(IssueState::Sent).await;
+    drop(daemon);
+    let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
+    let is_google = |address: &str| address.ends_with("@gmail.com");
+    let limited = times(&scene, &sink, is_google).await;
+    let others = times(&scene, &sink, |address| !is_google(address)).await;
+    assert_eq!(limited.came.len(), READERS / 4);
+    holds(20, 10, &limited, 0);
+    assert!(others.came.last() < limited.came.last(), "the others waited for a limit of google's");
+}
+
 /// When copies were handed off, when copies came, each ascending, and the longest time in between.
-async fn times(scene: &Scene, sink: &Sink) -> (Vec<i64>, Vec<i64>, i64) {
+struct Times {
+    handed: Vec<i64>,
+    came: Vec<i64>,
+    transit_us: i64,
+}
+
+/// The times of the copies to the addresses that are asked for.
+async fn times(scene: &Scene, sink: &Sink, of: impl Fn(&str) -> bool) -> Times {
     let context = scene.context().await;
-    let rows: Vec<(String, i64)> = context
+    let mut rows: Vec<(String, i64)> = context
         .db
         .query(
             "SELECT p.address, w.at_us FROM witness w \
@@ -100,11 +168,13 @@ async fn times(scene: &Scene, sink: &Sink) -> (Vec<i64>, Vec<i64>, i64) {
         .await
         .unwrap();
     context.db.close().await;
+    rows.retain(|(address, _)| of(address));
     let handed = rows.iter().map(|(_, at)| *at).collect();
     let last: HashMap<String, i64> = rows.into_iter().collect();
-    let records = sink.journal();
+    let mut records = sink.journal();
+    records.retain(|record| of(&record.rcpt_to[0]));
     let transit = records.iter().map(|record| record.wall_us - last[&record.rcpt_to[0]]).max();
     let mut came: Vec<i64> = records.iter().map(|record| record.wall_us).collect();
     came.sort_unstable();
-    (handed, came, transit.unwrap())
+    Times { handed, came, transit_us: transit.unwrap() }
 }
