@@ -17,6 +17,7 @@ mod demo;
 mod dns_server;
 mod failpoints;
 mod harness;
+mod hooks;
 mod hostile;
 mod installation;
 mod intake;
