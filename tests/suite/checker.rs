@@ -1,5 +1,18 @@
 //! The one checker: what sinks wrote down against what the database says, after quiescence. Every
-//! test that disturbs a send ends here. The names of the invariants are those of the contract.
+//! test that disturbs a send ends here. It holds a send to these invariants:
+//!
+//! * I1: nobody is accepted twice, unless an operator had a copy sent again.
+//! * I2: the copies of an issue add up to its audience, and none is claimed or handed off any more.
+//! * I3: what the ledger calls accepted a sink has; what a sink has is accepted or uncertain.
+//! * I4: who had left, complained, or been suppressed or erased before the handoff gets nothing.
+//! * I5: no window has more than its rate and burst, nor a relay more connections than it may
+//!   (`rate.rs`, and the sinks' own limits).
+//! * I6: nothing is handed off after a pause, a halt or a cancellation was committed.
+//! * I7: whoever lost the lease changes no row.
+//! * I8: every try that came to the wire has one event.
+//! * I9: a copy has nothing of another reader in it.
+//! * I10: no more copies are uncertain than were between dot and reply when something died, and all of
+//!   them are listed.
 
 mod own_data;
 
