@@ -174,8 +174,8 @@ async fn a_post_suppresses_its_reader_and_forgeries_suppress_nobody() {
     for (_, to) in &rows[..2] {
         let shown = scene.house.run(&["subscriber", "show", to, "--json"]).json();
         assert_eq!(shown["suppression"]["reason"], "bounce", "{shown}");
-        let kinds: Vec<_> = shown["lines"].as_array().unwrap().iter().map(|l| &l["kind"]).collect();
-        assert!(kinds.contains(&&json!("bounced")) && kinds.contains(&&json!("suppressed")));
+        let timeline = scene.house.run(&["subscriber", "show", to]).ok();
+        assert!(timeline.contains("bounced") && timeline.contains("suppressed"), "{timeline}");
     }
     // What came is kept, is shown, and reads as it did.
     let kept = scene.house.run(&["bounce", "list", "--effect", "suppressed", "--json"]).json();
