@@ -288,7 +288,9 @@ async fn a_thousand_forged_posts_touch_nobody() {
         let (db, keyring) = (&stranger.house.db, &stranger.house.keyring);
         let rules = &stranger.house.rules;
         let done = provider_events(db, keyring, rules, post, &events, now).await.unwrap();
-        assert_eq!(done.get("unattributed"), Some(&1), "{provider} {forged}: {done:?}");
+        // Chance may write the same post twice, which is known again and is nobody's either.
+        let harmless = done.get("unattributed").or(done.get("repeated"));
+        assert_eq!(harmless, Some(&1), "{provider} {forged}: {done:?}");
     }
     untouched(&stranger.house, "posts").await;
 }
