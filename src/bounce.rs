@@ -16,7 +16,8 @@
 //! rows and sockets:
 //!
 //! * [`apply`] does to rows what the policy decided, in one transaction with its evidence.
-//! * [`intake`] takes mail in, over SMTP or from standard input, and hands it to `apply`.
+//! * [`intake`] takes mail in, from listeners, mailboxes, standard input and webhooks, and hands it to
+//!   `apply`.
 //!
 //! Reports are written by strangers, so nothing here panics, recurses or grows with hostile input,
 //! and nothing here ever mails anyone back.
