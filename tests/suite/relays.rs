@@ -206,7 +206,8 @@ async fn a_block_at_the_canary_halts_the_send_with_its_figures() {
     let status = scene.status();
     let halt = &status["halt"];
     assert_eq!(halt["gate"], "policy", "{status}");
-    assert!(halt["hits"].as_i64().unwrap() >= 3, "{status}");
+    // Three refusals, or two among twenty and a few more, which is enough to prove over 1 %.
+    assert!(halt["hits"].as_i64().unwrap() >= 2, "{status}");
     assert!(halt["sample"].as_i64() >= halt["hits"].as_i64(), "{status}");
     let reply = halt["replies"][0].as_str().unwrap();
     assert!(reply.starts_with("550 5.7.1 Blocked for its reputation ("), "{status}");
@@ -235,7 +236,7 @@ async fn a_block_at_the_canary_halts_the_send_with_its_figures() {
     let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
     println!("resumed {resumed} times; {outcome:?}");
     let rejected = outcome.count(CopyState::Rejected);
-    assert!((3..=50).contains(&rejected), "{outcome:?}");
+    assert!((2..=50).contains(&rejected), "{outcome:?}");
     assert_eq!(outcome.count(CopyState::Accepted), READERS - rejected, "{outcome:?}");
 }
 
