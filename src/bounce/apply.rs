@@ -31,7 +31,7 @@ pub use inbound::{Forgotten, Received, forget_old, list, show};
 pub use own::own_refusal;
 pub use provider::{Post, provider_events, provider_of};
 pub use replay::{Replayed, Selection, replay, select};
-pub use returned::{Applied, ApplyError, ReturnedMail, Source, returned_mail};
+pub use returned::{Applied, ApplyError, ReadMail, ReturnedMail, Source, returned_mail};
 
 /// What came of a refusal or a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]

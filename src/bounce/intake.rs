@@ -10,3 +10,4 @@ pub mod smtp;
 #[cfg(test)]
 mod tests;
 pub mod webhook;
+mod writer;

@@ -114,59 +114,99 @@ pub async fn returned_mail(
     db: &Db,
     keyring: &Keyring,
     rules: &config::Bounces,
-    mail: &ReturnedMail,
+    mail: ReturnedMail,
     now: Timestamp,
 ) -> Result<Applied, ApplyError> {
-    let (raw, rcpt_to) = (Arc::clone(&mail.raw), mail.rcpt_to.clone());
-    // Five megabytes of hostile MIME take long enough to keep them off the threads that send.
-    let read = move || report::read(&raw, Some(rcpt_to.as_str()).filter(|text| !text.is_empty()));
-    let report = tokio::task::spawn_blocking(read).await.map_err(|_| ApplyError::Broken)??;
-    let (attribution, named) = attribution::attribute(keyring, &report, now);
+    let read = ReadMail::read(keyring, mail, now).await?;
     let mut tx = db.begin().await?;
-    let reader = match named {
-        Some(named) => Reader::named(&mut tx, named).await?,
-        None => None,
-    };
-    // A token of a copy that this database does not know: restored from an older backup, or erased.
-    let attribution = if reader.is_some() { attribution } else { Attribution::None };
-    let outcome = match &reader {
-        Some(reader) => {
-            let (class, again, at) = (None, false, now);
-            let report = &report;
-            let arrived = Arrived { report, reader, attribution, rules, class, again, at, now };
-            arrived.apply(&mut tx, named).await?
-        }
-        None => unattributed(report.kind),
-    };
-    let erased = reader.is_none() && named.is_some();
-    // What people write to each other is nobody's business, and stays in their mailbox.
-    let private = matches!(mail.source, Source::Mailbox(..))
-        && named.is_none()
-        && matches!(report.kind, Kind::NotAReport | Kind::AutoReply);
-    let kept = Inbound {
-        source: mail.source.to_string(),
-        mail_from: if private { "" } else { &mail.mail_from },
-        rcpt_to: if private { "" } else { &mail.rcpt_to },
-        kind: report.kind,
-        outcome,
-        issue: reader.as_ref().and_then(|reader| reader.issue),
-        subscriber: reader.as_ref().map(|reader| reader.subscriber),
-        // Whoever was erased is not stored again.
-        raw: if erased || private { &[] } else { &mail.raw },
-    };
-    let inbound = inbound::keep(&mut tx, &kept, now).await?;
+    let applied = read.apply(&mut tx, rules).await?;
     tx.commit().await?;
-    let applied = Applied {
-        inbound,
-        kind: report.kind,
-        attribution,
-        genuine: named.is_some(),
-        issue: kept.issue,
-        subscriber: kept.subscriber,
-        outcome,
-    };
-    tell(inbound, applied.kind, outcome);
+    applied.tell();
     Ok(applied)
+}
+
+/// A mail that came back and was read: what it says, and about whom.
+#[derive(Debug)]
+pub struct ReadMail {
+    mail: ReturnedMail,
+    report: Report,
+    attribution: Attribution,
+    named: Option<Named>,
+    now: Timestamp,
+}
+
+impl ReadMail {
+    /// Reads `mail`, which came at `now`.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub async fn read(
+        keyring: &Keyring,
+        mail: ReturnedMail,
+        now: Timestamp,
+    ) -> Result<Self, ApplyError> {
+        let (raw, rcpt_to) = (Arc::clone(&mail.raw), mail.rcpt_to.clone());
+        // Five megabytes of hostile MIME take long enough to keep them off the threads that send.
+        let read =
+            move || report::read(&raw, Some(rcpt_to.as_str()).filter(|text| !text.is_empty()));
+        let report = tokio::task::spawn_blocking(read).await.map_err(|_| ApplyError::Broken)??;
+        let (attribution, named) = attribution::attribute(keyring, &report, now);
+        Ok(Self { mail, report, attribution, named, now })
+    }
+
+    /// Does what follows from it and stores it, as part of `tx`. Tell of it when that is committed.
+    pub async fn apply(&self, tx: &mut Tx, rules: &config::Bounces) -> db::Result<Applied> {
+        let Self { mail, report, named, now, .. } = self;
+        let (named, now) = (*named, *now);
+        let reader = match named {
+            Some(named) => Reader::named(tx, named).await?,
+            None => None,
+        };
+        // A token of a copy that this database does not know: restored from an older backup, or
+        // erased.
+        let attribution = if reader.is_some() { self.attribution } else { Attribution::None };
+        let outcome = match &reader {
+            Some(reader) => {
+                let (class, again, at) = (None, false, now);
+                let arrived = Arrived { report, reader, attribution, rules, class, again, at, now };
+                arrived.apply(tx, named).await?
+            }
+            None => unattributed(report.kind),
+        };
+        let erased = reader.is_none() && named.is_some();
+        // What people write to each other is nobody's business, and stays in their mailbox.
+        let private = matches!(mail.source, Source::Mailbox(..))
+            && named.is_none()
+            && matches!(report.kind, Kind::NotAReport | Kind::AutoReply);
+        let kept = Inbound {
+            source: mail.source.to_string(),
+            mail_from: if private { "" } else { &mail.mail_from },
+            rcpt_to: if private { "" } else { &mail.rcpt_to },
+            kind: report.kind,
+            outcome,
+            issue: reader.as_ref().and_then(|reader| reader.issue),
+            subscriber: reader.as_ref().map(|reader| reader.subscriber),
+            // Whoever was erased is not stored again.
+            raw: if erased || private { &[] } else { &mail.raw },
+        };
+        let inbound = inbound::keep(tx, &kept, now).await?;
+        Ok(Applied {
+            inbound,
+            kind: report.kind,
+            attribution,
+            genuine: named.is_some(),
+            issue: kept.issue,
+            subscriber: kept.subscriber,
+            outcome,
+        })
+    }
+}
+
+impl Applied {
+    /// Tells the process' log of it.
+    pub fn tell(&self) {
+        tell(self.inbound, self.kind, self.outcome);
+    }
 }
 
 /// What is worth an operator's eye.

@@ -210,7 +210,7 @@ impl House {
             rcpt_to: rcpt_to.to_owned(),
             source: Source::Pipe,
         };
-        returned_mail(&self.db, &self.keyring, &self.rules, &mail, self.now).await.unwrap()
+        returned_mail(&self.db, &self.keyring, &self.rules, mail, self.now).await.unwrap()
     }
 
     async fn suppressed(&self, typed: &str) -> Option<String> {

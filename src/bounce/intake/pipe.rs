@@ -73,7 +73,7 @@ pub async fn ingest<R: AsyncRead + Unpin>(
         raw.drain(..end);
     }
     let mail = with_envelope(keyring, raw, recipient, Source::Pipe);
-    Ok(returned_mail(db, keyring, rules, &mail, Timestamp::now()).await?)
+    Ok(returned_mail(db, keyring, rules, mail, Timestamp::now()).await?)
 }
 
 /// What became of an mbox file.
@@ -105,7 +105,7 @@ pub async fn ingest_mbox<R: AsyncBufRead + Unpin>(
             continue;
         };
         let mail = with_envelope(keyring, raw, recipient, Source::Mbox);
-        match returned_mail(db, keyring, rules, &mail, Timestamp::now()).await {
+        match returned_mail(db, keyring, rules, mail, Timestamp::now()).await {
             Ok(applied) => *done.outcomes.entry(applied.outcome.as_str()).or_default() += 1,
             Err(ApplyError::Unreadable(ReadError::TooLarge(_))) => done.too_large += 1,
             Err(error) => return Err(error.into()),

@@ -16,10 +16,10 @@ use tracing::{error, warn};
 
 use crate::{
     bounce::{
-        apply::{ApplyError, ReturnedMail, Source, is_genuine, returned_mail},
+        apply::{ApplyError, ReturnedMail, Source, is_genuine},
         report::SIZE_MAX,
     },
-    config::{self, Config},
+    config::Config,
     db::Db,
     smtp::{
         server::{
@@ -32,7 +32,7 @@ use crate::{
     token::Keyring,
 };
 
-use super::allowance::Allowance;
+use super::{allowance::Allowance, writer::Writer};
 
 /// Mailboxes without a token: what RFC 2142 asks of a domain, and where a plain bounce goes.
 const PLAIN: [&str; 4] = ["postmaster", "abuse", "bounce", "bounces"];
@@ -50,6 +50,9 @@ const TOO_LARGE: Reply = Reply::new(552, "5.3.4", "Message too big");
 const LATER: Reply = Reply::new(451, "4.3.0", "The message could not be stored, try again later");
 
 /// The server for `config.bounces` that speaks `protocol`, to be given a listener.
+///
+/// # Panics
+/// Outside of a runtime, on which what it takes in is written.
 pub fn server(
     db: Db,
     keyring: Arc<Keyring>,
@@ -72,9 +75,8 @@ pub fn server(
         ..ServerConfig::default()
     };
     let handler = BounceDomain {
-        db,
+        writer: Writer::start(db, Arc::clone(&keyring), config.bounces.clone()),
         keyring,
-        rules: config.bounces.clone(),
         domain: config.mail.bounce_domain.clone(),
         protocol,
         allowance: Mutex::new(Allowance::new(config.bounces.mails_per_minute_and_client)),
@@ -86,9 +88,8 @@ pub fn server(
 /// The mailboxes of the bounce domain.
 #[derive(Debug)]
 pub struct BounceDomain {
-    db: Db,
+    writer: Writer,
     keyring: Arc<Keyring>,
-    rules: config::Bounces,
     domain: String,
     protocol: Protocol,
     allowance: Mutex<Allowance>,
@@ -120,9 +121,8 @@ impl BounceDomain {
         plain.1 <= PLAIN_PER_HOUR
     }
 
-    async fn take(&self, mail: &ReturnedMail) -> Result<(), Reply> {
-        let applying = returned_mail(&self.db, &self.keyring, &self.rules, mail, Timestamp::now());
-        match timeout(PATIENCE, applying).await {
+    async fn take(&self, mail: ReturnedMail) -> Result<(), Reply> {
+        match timeout(PATIENCE, self.writer.take(mail)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(ApplyError::Unreadable(_))) => Err(TOO_LARGE),
             Ok(Err(problem)) => {
@@ -180,7 +180,7 @@ impl Handler for BounceDomain {
                     Protocol::Lmtp => Source::Lmtp(*peer),
                 },
             };
-            replies.push(self.take(&mail).await.err().unwrap_or(TAKEN));
+            replies.push(self.take(mail).await.err().unwrap_or(TAKEN));
         }
         Response::Each(replies)
     }

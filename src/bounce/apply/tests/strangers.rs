@@ -164,7 +164,7 @@ async fn garbage_of_every_size_is_kept_in_part_and_does_nothing() {
         source: Source::Pipe,
     };
     let applied =
-        returned_mail(&house.db, &house.keyring, &house.rules, &too_large, house.now).await;
+        returned_mail(&house.db, &house.keyring, &house.rules, too_large, house.now).await;
     assert!(matches!(applied, Err(ApplyError::Unreadable(_))), "{applied:?}");
 }
 

@@ -83,7 +83,7 @@ impl Desk {
     ) -> Result<Verdict, MailboxError> {
         let mailbox = self.settings.name.as_str();
         let mail = pipe::with_envelope(&self.keyring, raw, None, self.source.clone());
-        let applying = returned_mail(&self.db, &self.keyring, &self.rules, &mail, Timestamp::now());
+        let applying = returned_mail(&self.db, &self.keyring, &self.rules, mail, Timestamp::now());
         let applied = match timeout(PATIENCE, applying).await {
             Err(_) => return Err(MailboxError::DatabaseSlow),
             Ok(Err(ApplyError::Database(error))) => return Err(error.into()),
