@@ -5,6 +5,7 @@
 //! together are checked here, so that the rest of the program takes a [`Config`] as it is.
 
 mod dns;
+mod event_field;
 mod load;
 mod mailbox;
 mod relay;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use dns::{Dns, NameServer};
+pub use event_field::EventField;
 pub use load::{ConfigError, EXAMPLE};
 pub use mailbox::{BounceMailbox, HandledMail, MailboxAuth, MailboxKind, MailboxTls, OtherMail};
 pub use relay::{Relay, RelayAuth, RelayKind, RelayTls};

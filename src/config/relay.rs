@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Secret, value::duration};
+use super::{Secret, event_field::EventField, value::duration};
 
 /// Where a relay brings mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -114,6 +114,9 @@ pub struct Relay {
     /// At what age a connection is closed and made anew.
     #[serde(default = "an_hour", with = "duration")]
     pub connection_age: Duration,
+    /// A field that goes in front of every message, for a service that replaces our Message-ID.
+    #[serde(default)]
+    pub event_field: Option<EventField>,
     /// The name that is said in EHLO here; with none, that of the section on mail.
     #[serde(default)]
     pub helo_name: Option<String>,
@@ -142,7 +145,7 @@ pub struct Relay {
 }
 
 /// Keys that say nothing to a relay of kind `mx`.
-const SMARTHOST_ONLY: [&str; 9] = [
+const SMARTHOST_ONLY: [&str; 10] = [
     "host",
     "ca_file",
     "client_cert_file",
@@ -152,6 +155,7 @@ const SMARTHOST_ONLY: [&str; 9] = [
     "password",
     "token_command",
     "token_lifetime",
+    "event_field",
 ];
 /// Keys that say nothing to any other.
 const MX_ONLY: [&str; 7] = [
@@ -245,6 +249,7 @@ impl Relay {
             burst: None,
             messages_per_connection: thousand(),
             connection_age: an_hour(),
+            event_field: None,
             helo_name: None,
             source_ipv4: None,
             source_ipv6: None,

@@ -282,6 +282,11 @@ impl Composer {
         envelope
     }
 
+    /// The Message-ID of a copy, without angle brackets: always the same for the same copy.
+    pub fn message_id(&self, copy: CopyId) -> String {
+        message_id(&self.keyring, copy, &self.message_id_domain)
+    }
+
     /// Makes the signed message of a copy in `out`.
     pub fn compose(
         &self,
@@ -292,7 +297,7 @@ impl Composer {
         let mut watch = self.work.watch();
         let now = Timestamp::now();
         let to = content::parse(&handed.address)?;
-        let message_id = message_id(&self.keyring, handed.claimed.copy, &self.message_id_domain);
+        let message_id = self.message_id(handed.claimed.copy);
         let date = self.date(now);
         let from_domain = match prepared {
             Prepared::Issue(compiled) => {

@@ -12,7 +12,7 @@ use super::{
     token_command::{TokenCommand, TokenError},
 };
 use crate::{
-    config::{self, Config, RelayAuth, RelayKind, RelayTls},
+    config::{self, Config, EventField, RelayAuth, RelayKind, RelayTls},
     smtp::{
         client::{
             Credentials, Deadlines, Endpoint, Mechanism, Phase, Session, SessionError,
@@ -38,6 +38,8 @@ pub struct Relay {
     pub messages_per_connection: u64,
     /// At what age it is.
     pub connection_age: Duration,
+    /// The field in front of every message by which the relay's events find back to it.
+    pub event_field: Option<EventField>,
     /// Whether it can be reached, over all its connections.
     pub health: Health,
     /// How many messages its sessions carry before it ends them.
@@ -96,6 +98,7 @@ impl Relay {
             direct,
             messages_per_connection: u64::from(settings.messages_per_connection),
             connection_age: settings.connection_age,
+            event_field: settings.event_field.clone(),
             health: Health::default(),
             session_length: SessionLength::default(),
             tokens: tokens.map(|command| TokenCommand::new(command, settings.token_lifetime)),

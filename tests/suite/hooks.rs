@@ -189,3 +189,53 @@ async fn a_post_suppresses_its_reader_and_forgeries_suppress_nobody() {
     assert_eq!(replayed.json(), json!([]));
     context.db.close().await;
 }
+
+/// A service that replaces our Message-ID hands back what a field of its own gave it.
+#[tokio::test]
+async fn an_event_finds_its_copy_by_the_field_that_the_service_keeps() {
+    let sink = Sink::spawn().await;
+    let scene = Scene::new(&[&sink], QUICK).await;
+    let config = scene.house.path("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let field = "X-Mailgun-Variables: {\"postrider\": \"{message_id}\"}";
+    let text = text.replacen(
+        "tls = \"none\"\n",
+        &format!("tls = \"none\"\nevent_field = '{field}'\n"),
+        1,
+    ) + &format!(
+        "[[bounces.webhook]]\nname = \"own\"\nprovider = \"mailgun\"\nsecrets = [\"{SECRET}\"]\n"
+    );
+    fs::write(&config, text).unwrap();
+    scene.import(3);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    scene.reaches(IssueState::Sent).await;
+    let mails = sink.mails();
+    assert_eq!(mails.len(), 3);
+    let mail = fs::read_to_string(&mails[1]).unwrap();
+    let header = &mail[..mail.find("\r\n\r\n").unwrap()];
+    let value = |name: &str| {
+        let mut lines = header.lines();
+        lines.find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+    };
+    let variables: Value = serde_json::from_str(&value("X-Mailgun-Variables:")).unwrap();
+    assert_eq!(variables["postrider"], value("Message-ID:").trim_matches(['<', '>']));
+    let to = value("To:");
+    let to = to.rsplit_once('<').map_or(to.as_str(), |(_, to)| to.trim_end_matches('>'));
+    let seconds = (Timestamp::now().microseconds() / 1_000_000).to_string();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let tag = hmac::sign(&key, format!("{seconds}once").as_bytes());
+    let body = json!({
+        "signature": { "timestamp": seconds, "token": "once",
+            "signature": HEXLOWER.encode(tag.as_ref()) },
+        "event-data": { "event": "failed", "severity": "permanent", "recipient": to,
+            "timestamp": seconds.parse::<f64>().unwrap(), "user-variables": variables,
+            "message": { "headers": { "message-id": "20261122.1@mg.example.com" } },
+            "delivery-status": { "code": 550, "enhanced-code": "5.1.1", "message": "no such user" } },
+    });
+    let request = reqwest::Client::new().post(daemon.url("/hooks/own")).json(&body);
+    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["outcomes"]["suppressed"], 1, "{answer}");
+    let shown = scene.house.run(&["subscriber", "show", to, "--json"]).json();
+    assert_eq!(shown["suppression"]["reason"], "bounce", "{shown}");
+}

@@ -62,6 +62,10 @@ impl Connection {
         if let Err(error) = self.compose(&handed, &prepared).await {
             return self.unsendable(&handed, error).await;
         }
+        if let Some(field) = &self.relay.event_field {
+            let line = field.line(&self.shared.composer.message_id(handed.claimed.copy));
+            self.message.put_in_front(line.as_bytes());
+        }
         let Some(session) = self.session.as_mut() else {
             self.current = None;
             self.shared.settle(&handed, policy::untried(Timestamp::now()), None).await;
