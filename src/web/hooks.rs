@@ -19,7 +19,7 @@ use axum::{
     Router,
     body::to_bytes,
     extract::{Path, Request, State as Extract},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -101,7 +101,7 @@ impl Hooks {
 
 /// The routes.
 pub(super) fn routes() -> Router<State> {
-    Router::new().route(PATH, get(probe).post(take))
+    Router::new().route(PATH, get(probe).post(take).options(allow))
 }
 
 /// The pattern of the path, as the router names it.
@@ -111,6 +111,8 @@ pub(super) const PATH: &str = "/hooks/{name}";
 enum Answer {
     /// It was taken; how many events had which outcome.
     Taken(serde_json::Value),
+    /// An origin may post here.
+    Allowed(HeaderValue),
     /// There is no such webhook.
     Unknown,
     Refused(Refusal),
@@ -130,6 +132,17 @@ impl IntoResponse for Answer {
         };
         let mut response = match self {
             Self::Taken(value) => axum::Json(value).into_response(),
+            Self::Allowed(origin) => {
+                let fields = [
+                    (header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS, POST")),
+                    (HeaderName::from_static("webhook-allowed-origin"), origin),
+                    (
+                        HeaderName::from_static("webhook-allowed-rate"),
+                        HeaderValue::from_static("*"),
+                    ),
+                ];
+                (fields, axum::Json(serde_json::json!({ "allowed": true }))).into_response()
+            }
             Self::Unknown => {
                 refused(StatusCode::NOT_FOUND, Code::NotFound, "No webhook has this name.")
             }
@@ -177,6 +190,25 @@ async fn probe(Extract(state): Extract<State>, Path(name): Path<String>) -> Answ
         return Answer::Taken(serde_json::json!({ "webhook": name }));
     }
     Answer::Unknown
+}
+
+/// Allows an origin to post that shows the secret: how CloudEvents are agreed on ("HTTP 1.1 Web Hooks
+/// for Event Delivery", section 4), which Azure can send.
+async fn allow(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Answer {
+    let Some((hook, _)) = state.hooks.hooks.get(&name) else { return Answer::Unknown };
+    let headers = request.headers();
+    let asked = webhook::Request { headers, query: request.uri().query(), body: &[] };
+    if !hook.is_shown_a_secret(&asked) {
+        return Answer::Refused(Refusal::NotAuthentic("it shows no secret, or a wrong one"));
+    }
+    match headers.get("webhook-request-origin") {
+        Some(origin) => Answer::Allowed(origin.clone()),
+        None => Answer::Refused(Refusal::Unreadable("it does not say which origin asks")),
+    }
 }
 
 /// Takes what a provider posts.

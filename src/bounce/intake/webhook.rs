@@ -253,6 +253,11 @@ impl Hook {
         !self.provider.shows_a_secret() || proof::shown(self, request)
     }
 
+    /// Whether a request shows the secret, at providers that do.
+    pub fn is_shown_a_secret(&self, request: &Request<'_>) -> bool {
+        self.provider.shows_a_secret() && proof::shown(self, request)
+    }
+
     /// The certificate without which the request cannot be proven. Where it is to be had is pinned:
     /// an address of Amazon's, whatever the request says.
     pub fn certificate(&self, request: &Request<'_>) -> Result<Option<String>, Refusal> {

@@ -177,6 +177,34 @@ async fn a_webhook_takes_posts_and_says_to_others_that_it_is_there() {
 }
 
 #[tokio::test]
+async fn an_origin_that_shows_the_secret_may_post_cloud_events() {
+    let hooks = Hooks::spawn().await;
+    let now = hooks.app.house.now;
+    let ask = async |provider: Provider, sender: &Sender, origin: Option<&str>| {
+        let sent = sender.sign(Vec::new(), now, &hooks.public_url());
+        let query = sent.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let url = hooks.app.url(&format!("/hooks/{provider}{query}"));
+        let mut request = hooks.app.client.request(Method::OPTIONS, url).headers(sent.headers);
+        if let Some(origin) = origin {
+            request = request.header("webhook-request-origin", origin);
+        }
+        let answer = request.send().await.unwrap();
+        let allowed = answer.headers().get("webhook-allowed-origin").cloned();
+        (answer.status().as_u16(), allowed)
+    };
+    let azure = hooks.sender(Provider::Azure);
+    let origin = Some("eventgrid.azure.net");
+    let (status, allowed) = ask(Provider::Azure, azure, origin).await;
+    assert_eq!((status, allowed.unwrap()), (200, origin.unwrap().parse().unwrap()));
+    assert_eq!(ask(Provider::Azure, azure, None).await, (400, None));
+    let stranger = Sender::impostor(Provider::Azure);
+    assert_eq!(ask(Provider::Azure, &stranger, origin).await, (401, None));
+    // Who signs bodies has nothing to show here.
+    let generic = hooks.sender(Provider::Generic);
+    assert_eq!(ask(Provider::Generic, generic, origin).await, (401, None));
+}
+
+#[tokio::test]
 async fn five_megabytes_are_read_and_no_more_and_other_pages_take_what_they_took() {
     let hooks = Hooks::spawn().await;
     let now = hooks.app.house.now;
