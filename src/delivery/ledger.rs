@@ -5,6 +5,9 @@
 //! A failed transaction is tried again as it was: outcomes are never dropped, and a handoff that
 //! cannot be written is a handoff that did not happen.
 
+mod group;
+mod uses;
+
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
@@ -14,20 +17,21 @@ use tokio::{
 };
 use tracing::{error, warn};
 
+use self::group::{BEFORE_COMMIT, COMMITTED, Done, Group, reach};
 use super::{
     dispatch::Dispatch,
     journal::Journal,
-    limits::{Progress, Uses},
     queue::{self, Claimed, Handed, Lane, Settlement, Withheld, service},
     tallies::Tallies,
 };
 use crate::{
     db::{self, Db, Tx, state::CopyState},
-    fail_point,
     id::{CopyId, IssueId, NodeId, SubscriberId},
     telemetry::{Attempt, Metrics, Step},
     timestamp::Timestamp,
 };
+
+pub use self::uses::kept_uses;
 
 /// How many requests may wait: a few for every connection there can be.
 const WAITING_MAX: usize = 2048;
@@ -241,7 +245,7 @@ impl Writer {
         watch.lap(Step::Claim);
         let uses = self.dispatch.limits_to_keep();
         if let Some(uses) = &uses {
-            keep_limits(&mut tx, uses).await?;
+            uses::keep_limits(&mut tx, uses).await?;
         }
         reach(group, &done, BEFORE_COMMIT);
         tx.commit().await?;
@@ -363,17 +367,6 @@ async fn linger(inbox: &mut mpsc::Receiver<Request>, requests: &mut Vec<Request>
     }
 }
 
-/// The steps of a commit by what is in it: claims, handoffs, outcomes.
-const BEFORE_COMMIT: [&str; 3] =
-    ["claim.before_commit", "handoff.before_commit", "outcome.before_commit"];
-const COMMITTED: [&str; 3] = ["claim.committed", "handoff.committed", "outcome.committed"];
-
-fn reach(group: &Group, done: &Done, [claim, handoff, outcome]: [&'static str; 3]) {
-    fail_point::reach_if(done.batches.iter().any(|batch| !batch.copies.is_empty()), claim);
-    fail_point::reach_if(!done.handed.is_empty(), handoff);
-    fail_point::reach_if(!group.settlements.is_empty(), outcome);
-}
-
 /// An outcome as it is counted; none for a copy that never reached the wire.
 fn attempt(settlement: &Settlement) -> Option<Attempt> {
     let event = settlement.event.as_ref()?;
@@ -389,93 +382,4 @@ fn attempt(settlement: &Settlement) -> Option<Attempt> {
         at: event.at,
         smtp: smtp.map(Duration::from_micros),
     })
-}
-
-/// Keeps how far limits were used, in the transaction of the handoffs that used them: a handoff whose
-/// use cannot be kept does not happen.
-async fn keep_limits(tx: &mut Tx, uses: &Uses) -> db::Result<()> {
-    for (name, used_until) in &uses.rates {
-        tx.query(
-            "INSERT INTO rate_limit (name, tat) VALUES ($1, $2) \
-             ON CONFLICT (name) DO UPDATE SET tat = excluded.tat",
-        )
-        .bind(name.clone())
-        .bind(*used_until)
-        .execute()
-        .await?;
-    }
-    for (relay, provider, progress) in &uses.warm_ups {
-        tx.query(
-            "INSERT INTO warm_up (relay, provider, first_day, day, copies) \
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (relay, provider) \
-             DO UPDATE SET day = excluded.day, copies = excluded.copies",
-        )
-        .bind(relay.clone())
-        .bind(*provider)
-        .bind(progress.first_day)
-        .bind(progress.day)
-        .bind(i64::from(progress.copies))
-        .execute()
-        .await?;
-    }
-    Ok(())
-}
-
-/// How far limits had been used when a daemon last wrote it down.
-pub async fn kept_uses(db: &Db) -> db::Result<Uses> {
-    let rates = db.query("SELECT name, tat FROM rate_limit").all().await?;
-    let rows: Vec<(String, i64, i64, i64, i64)> =
-        db.query("SELECT relay, provider, first_day, day, copies FROM warm_up").all().await?;
-    let warm_up = |(relay, provider, first_day, day, copies): (String, i64, i64, i64, i64)| {
-        let copies = u32::try_from(copies).unwrap_or(u32::MAX);
-        (relay, provider, Progress { first_day, day, copies })
-    };
-    Ok(Uses { rates, warm_ups: rows.into_iter().map(warm_up).collect(), version: 0 })
-}
-
-/// Requests that share a transaction, sorted by what they need.
-#[derive(Default)]
-struct Group {
-    settlements: Vec<Settlement>,
-    released: Vec<Claimed>,
-    handoffs: BTreeMap<(Option<IssueId>, i64), Vec<Claimed>>,
-    handoff_replies: Vec<(Vec<CopyId>, oneshot::Sender<Vec<Handed>>)>,
-    claims: Vec<(Wanted, u32)>,
-    claim_replies: Vec<oneshot::Sender<Batch>>,
-}
-
-/// What a transaction brought.
-#[derive(Default)]
-struct Done {
-    handed: Vec<Handed>,
-    withheld: Vec<(Claimed, Withheld)>,
-    batches: Vec<Batch>,
-}
-
-impl Group {
-    fn gather(requests: impl Iterator<Item = Request>) -> Self {
-        let mut group = Self::default();
-        for request in requests {
-            match request {
-                Request::Settle(settlement) => group.settlements.push(*settlement),
-                Request::Release(copies) => group.released.extend(copies),
-                Request::Claim { wanted, limit, reply } => {
-                    group.claims.push((wanted, limit));
-                    group.claim_replies.push(reply);
-                }
-                Request::HandOff { copies, reply } => {
-                    let ids = copies.iter().map(|copy| copy.copy).collect();
-                    group.handoff_replies.push((ids, reply));
-                    for copy in copies {
-                        let issue = match copy.copy {
-                            CopyId::Issue { issue, .. } => Some(issue),
-                            CopyId::Service(_) => None,
-                        };
-                        group.handoffs.entry((issue, copy.claim)).or_default().push(copy);
-                    }
-                }
-            }
-        }
-        group
-    }
 }
