@@ -8,10 +8,12 @@
 //! ```text
 //! postrider-journal 1 <node uid> <boot id>
 //! D <copy> <attempt>
+//! B <copy> <attempt>
 //! R <copy> <attempt> <code> <enhanced code or -> <text>
 //! ```
 //!
-//! A record is live until its outcome is committed to the database. When the file has grown, it is
+//! `B` takes a `D` back: the write ended within the body, and the terminator is still here. A record is
+//! live until its outcome is committed to the database. When the file has grown, it is
 //! replaced by one that holds the live records only.
 
 use std::{
@@ -129,7 +131,16 @@ impl Journal {
     /// # Errors
     /// When the line cannot be written: then the terminator must not be either.
     pub fn dot(&self, copy: CopyId, attempt: i64) -> io::Result<()> {
-        self.append(copy, Entry::Dot { attempt })
+        self.append(copy, attempt, Some(Entry::Dot { attempt }))
+    }
+
+    /// Notes that the terminator of this copy has not left after all: the write that could have carried
+    /// it ended within the body.
+    ///
+    /// # Errors
+    /// When the line cannot be written: then the copy counts as one whose terminator may have left.
+    pub fn body(&self, copy: CopyId, attempt: i64) -> io::Result<()> {
+        self.append(copy, attempt, None)
     }
 
     /// Notes the reply to the terminator of this copy.
@@ -145,7 +156,7 @@ impl Journal {
         } else {
             text.to_owned()
         };
-        self.append(copy, Entry::Reply { attempt, code, enhanced, text })
+        self.append(copy, attempt, Some(Entry::Reply { attempt, code, enhanced, text }))
     }
 
     /// Forgets copies whose outcomes are committed to the database.
@@ -163,19 +174,23 @@ impl Journal {
         entry.map(Entry::verdict)
     }
 
-    fn append(&self, copy: CopyId, entry: Entry) -> io::Result<()> {
+    /// Writes what is known of a copy now; nothing, if its terminator has not left after all.
+    fn append(&self, copy: CopyId, attempt: i64, entry: Option<Entry>) -> io::Result<()> {
         let mut state = self.lock();
         let State { file, bytes, live, line, torn } = &mut *state;
         line.clear();
         if *torn {
             line.push('\n');
         }
-        write_line(line, copy, &entry);
+        write_line(line, copy, attempt, entry.as_ref());
         *torn = true;
         file.write_all(line.as_bytes())?;
         *torn = false;
         *bytes += line.len() as u64;
-        live.insert(copy, entry);
+        match entry {
+            Some(entry) => live.insert(copy, entry),
+            None => live.remove(&copy),
+        };
         if *bytes > BYTES_MAX {
             (*file, *bytes) = replace(&self.path, &self.head, live)?;
         }
@@ -206,13 +221,23 @@ pub fn read(path: &Path) -> io::Result<Option<Remains>> {
     else {
         return Ok(None);
     };
-    let entries = lines.filter_map(parse_line).collect();
+    let mut entries = HashMap::new();
+    for (copy, entry) in lines.filter_map(parse_line) {
+        match entry {
+            Some(entry) => entries.insert(copy, entry),
+            None => entries.remove(&copy),
+        };
+    }
     let survived_power_loss = boot != boot_id();
     Ok(Some(Remains { node_uid: node_uid.to_owned(), survived_power_loss, entries }))
 }
 
-fn write_line(line: &mut String, copy: CopyId, entry: &Entry) {
-    line.push_str(if matches!(entry, Entry::Dot { .. }) { "D " } else { "R " });
+fn write_line(line: &mut String, copy: CopyId, attempt: i64, entry: Option<&Entry>) {
+    line.push_str(match entry {
+        Some(Entry::Dot { .. }) => "D ",
+        Some(Entry::Reply { .. }) => "R ",
+        None => "B ",
+    });
     match copy {
         CopyId::Issue { issue, subscriber } => {
             push_number(line, issue.0);
@@ -225,8 +250,8 @@ fn write_line(line: &mut String, copy: CopyId, entry: &Entry) {
         }
     }
     line.push(' ');
-    push_number(line, entry.attempt());
-    if let Entry::Reply { code, enhanced, text, .. } = entry {
+    push_number(line, attempt);
+    if let Some(Entry::Reply { code, enhanced, text, .. }) = entry {
         line.push(' ');
         push_number(line, *code);
         line.push(' ');
@@ -251,12 +276,13 @@ fn push_number(line: &mut String, number: impl itoa::Integer) {
     line.push_str(itoa::Buffer::new().format(number));
 }
 
-fn parse_line(line: &str) -> Option<(CopyId, Entry)> {
+fn parse_line(line: &str) -> Option<(CopyId, Option<Entry>)> {
     let mut words = line.splitn(6, ' ');
     let kind = words.next()?;
     let copy = parse_copy(words.next()?)?;
     let attempt = words.next()?.parse().ok()?;
     let entry = match kind {
+        "B" => return Some((copy, None)),
         "D" => Entry::Dot { attempt },
         "R" => {
             let code = words.next()?.parse().ok()?;
@@ -265,7 +291,7 @@ fn parse_line(line: &str) -> Option<(CopyId, Entry)> {
         }
         _ => return None,
     };
-    Some((copy, entry))
+    Some((copy, Some(entry)))
 }
 
 fn parse_copy(word: &str) -> Option<CopyId> {
@@ -284,7 +310,7 @@ fn parse_copy(word: &str) -> Option<CopyId> {
 fn replace(path: &Path, head: &str, live: &HashMap<CopyId, Entry>) -> io::Result<(File, u64)> {
     let mut text = head.to_owned();
     for (copy, entry) in live {
-        write_line(&mut text, *copy, entry);
+        write_line(&mut text, *copy, entry.attempt(), Some(entry));
     }
     let new = path.with_added_extension("new");
     match fs::remove_file(&new) {
@@ -320,6 +346,9 @@ mod tests {
         journal.dot(copy(1), 1).unwrap();
         journal.dot(copy(2), 3).unwrap();
         journal.dot(CopyId::Service(ServiceMailId(4)), 1).unwrap();
+        journal.dot(copy(5), 1).unwrap();
+        journal.body(copy(5), 1).unwrap();
+        assert!(journal.verdict(copy(5), 1).is_none());
         let said = Reply::new(250, "2.0.0 queued\r\nas x");
         journal.reply(copy(2), 3, &said).unwrap();
         let remains = read(&path).unwrap().unwrap();

@@ -35,6 +35,7 @@ pub use outcome::{
     Verdict, WireError,
 };
 pub use transact::Outgoing;
+pub use wire::Dot;
 
 use envelope::Commands;
 use wire::{Stream, Wire, WriteEnd};

@@ -128,7 +128,7 @@ async fn try_one(
     .await??;
     let body: Vec<&[u8]> = message.slices().collect();
     let outgoing = Outgoing { envelope: &envelope, body: &body };
-    let transaction = session.transact(&outgoing, None, || Ok(())).await;
+    let transaction = session.transact(&outgoing, None, |_| Ok(())).await;
     let accepted = matches!(transaction.verdict, Verdict::Accepted(_));
     Ok((accepted, transaction.verdict.to_string()))
 }

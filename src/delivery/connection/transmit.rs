@@ -24,7 +24,7 @@ use crate::{
     id::CopyId,
     provider::ProviderId,
     smtp::{
-        client::{Envelope, Outgoing, Phase, Session, SessionState, Transaction},
+        client::{Dot, Envelope, Outgoing, Phase, Session, SessionState, Transaction},
         reply::Reply,
     },
     timestamp::Timestamp,
@@ -83,7 +83,10 @@ impl Connection {
         let body: Vec<&[u8]> = self.message.slices().collect();
         let outgoing = Outgoing { envelope: &envelope, body: &body };
         let lease = &self.shared.lease;
-        let before_dot = || {
+        let mark = |dot| {
+            if dot == Dot::IsHere {
+                return journal.body(copy, attempt);
+            }
             fail_point::reach("dot.before");
             if !lease.holds(term, Timestamp::now()) {
                 return Err(std::io::Error::other("the lease ran out"));
@@ -100,7 +103,7 @@ impl Connection {
             // The envelope of the next one may be out.
             keep: usize::from(next.is_some()),
         };
-        let transact = session.transact(&outgoing, next.as_ref(), before_dot);
+        let transact = session.transact(&outgoing, next.as_ref(), mark);
         let transaction = patiently(transact, held).await;
         let took = started.elapsed();
         fail_point::reach("reply.before");

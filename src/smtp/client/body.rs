@@ -12,14 +12,14 @@ use super::Session;
 use super::envelope::Envelope;
 use super::outcome::{CloseReason, Phase, Verdict, WireError};
 use super::transact::{Course, Ended, Outgoing};
-use super::wire::{Run, WriteEnd};
+use super::wire::{Dot, Marked, Run, Terminator as _, WriteEnd};
 use crate::smtp::reply::Reply;
 
 /// The terminator, on the line after the body's last CRLF (RFC 5321, section 4.1.1.4).
 pub(super) const DOT: &[u8] = b".\r\n";
 
 /// How much of a body leaves in the same write as the terminator. Larger bodies are written up to
-/// there first, so that a copy is marked as finishing only when it is nearly through.
+/// there first, so that they are marked as finishing once and not at every write.
 const LAST_PIECE_MAX: usize = 128 * 1024;
 
 /// How long to listen, at most, for a reply on a connection that no longer takes what we write.
@@ -42,7 +42,7 @@ impl Session {
         &mut self,
         message: &Outgoing<'_>,
         next: Option<&Envelope>,
-        before_dot: impl FnOnce() -> io::Result<()>,
+        mark: impl FnMut(Dot) -> io::Result<()>,
         course: &mut Course,
     ) -> Result<Following, Ended> {
         let len = message.body_len();
@@ -51,7 +51,12 @@ impl Session {
             let within = self.deadlines.for_body(early);
             let written = self
                 .wire
-                .write_run(Run { pieces: message.body, range: 0..early, tail: &[] }, early, within)
+                .write_run(
+                    Run { pieces: message.body, range: 0..early, tail: &[] },
+                    early,
+                    within,
+                    &mut (),
+                )
                 .await;
             course.bytes = written.handed as u64;
             if !matches!(written.end, WriteEnd::Done) {
@@ -59,7 +64,7 @@ impl Session {
             }
         }
         self.prepare_tail(next);
-        before_dot().map_err(|error| Ended::failed(Phase::Body, WireError::Withheld(error)))?;
+        let mut terminator = Marked::new(mark);
         let last = len - early;
         let within = self.deadlines.for_body(last);
         let written = self
@@ -68,6 +73,7 @@ impl Session {
                 Run { pieces: message.body, range: early..len, tail: &self.tail },
                 last,
                 within,
+                &mut terminator,
             )
             .await;
         let dot_end = last + DOT.len();
@@ -76,7 +82,10 @@ impl Session {
         match written.end {
             WriteEnd::Done if course.next_opened => Ok(Following::Envelope),
             WriteEnd::Done => Ok(Following::Nothing),
-            end if written.handed <= last => Err(self.body_stopped(end).await),
+            end if written.handed <= last => {
+                terminator.is_here();
+                Err(self.body_stopped(end).await)
+            }
             // The whole terminator is out: a reply may come, and then it decides.
             WriteEnd::Failed(error) if written.handed >= dot_end => {
                 Ok(Following::Broken(CloseReason::of(&error)))
@@ -101,7 +110,7 @@ impl Session {
     /// No byte of the terminator was handed over. A server that refuses in the middle of a body
     /// has usually said so before it stopped taking it.
     async fn body_stopped(&mut self, end: WriteEnd) -> Ended {
-        if let WriteEnd::Failed(error @ WireError::Deadline(_)) = end {
+        if let WriteEnd::Failed(error @ (WireError::Deadline(_) | WireError::Withheld(_))) = end {
             return Ended::failed(Phase::Body, error);
         }
         match (self.last_words().await, end) {

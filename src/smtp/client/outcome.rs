@@ -93,7 +93,7 @@ pub enum WireError {
     /// Bytes came that no command had asked for.
     #[error("the server spoke without being asked")]
     Unsolicited,
-    /// The caller's `before_dot` failed, so the terminator was not sent.
+    /// The caller's `mark` failed, so the terminator was not sent.
     #[error("the final dot was withheld: {0}")]
     Withheld(#[source] io::Error),
     /// The session was closed before, or a transaction on it was dropped half-way.

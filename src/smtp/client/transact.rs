@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Session;
 use super::envelope::{Envelope, Unsendable};
 use super::outcome::{CloseReason, Phase, SessionState, Timings, Transaction, Verdict, WireError};
+use super::wire::Dot;
 use crate::smtp::reply::Reply;
 
 /// A message ready for the wire.
@@ -79,15 +80,17 @@ impl Session {
     /// next call must then be for exactly that envelope. Give as `next` only what may be sent: its
     /// MAIL FROM leaves now.
     ///
-    /// `before_dot` is called just before the first byte of the terminator can leave: once if the
-    /// server took the envelope, never if it did not. If it fails, the terminator is withheld.
+    /// `mark` is told [`Dot::MayLeave`] before any write that can carry the first byte of the
+    /// terminator, and [`Dot::IsHere`] as soon as such a write has ended before it, so that what it
+    /// heard last is so whenever the process dies. If the first fails, the terminator is withheld.
+    /// A server that does not take the envelope leaves it unasked.
     ///
     /// A dropped future leaves the session closed.
     pub async fn transact(
         &mut self,
         message: &Outgoing<'_>,
         next: Option<&Envelope>,
-        before_dot: impl FnOnce() -> io::Result<()>,
+        mark: impl FnMut(Dot) -> io::Result<()>,
     ) -> Transaction {
         let mut course = Course::default();
         // Until this transaction has an end, nobody knows what state the server is in.
@@ -96,7 +99,7 @@ impl Session {
             let error = WireError::SessionClosed;
             Ended { verdict: Verdict::Failed { phase: Phase::Idle, error }, close: before }
         } else {
-            let run = self.run(message, next, before_dot, &mut course).await;
+            let run = self.run(message, next, mark, &mut course).await;
             run.unwrap_or_else(|ended| ended)
         };
         self.closed = ended.close;
@@ -112,7 +115,7 @@ impl Session {
         &mut self,
         message: &Outgoing<'_>,
         next: Option<&Envelope>,
-        before_dot: impl FnOnce() -> io::Result<()>,
+        mark: impl FnMut(Dot) -> io::Result<()>,
         course: &mut Course,
     ) -> Result<Ended, Ended> {
         let start = Instant::now();
@@ -121,7 +124,7 @@ impl Session {
         course.timings.envelope_us = micros(start, body_start);
         opened?;
 
-        let finished = self.write_body(message, next, before_dot, course).await;
+        let finished = self.write_body(message, next, mark, course).await;
         let body_end = Instant::now();
         course.timings.body_us = micros(body_start, body_end);
         let following = finished?;

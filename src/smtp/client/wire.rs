@@ -86,6 +86,61 @@ impl Stream {
     }
 }
 
+/// Whether the first byte of a message's terminator may be on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dot {
+    /// The next write can carry it.
+    MayLeave,
+    /// The write ended before it: it has not left.
+    IsHere,
+}
+
+/// Keeps a record of [`Dot`] for the writes of a message's end.
+pub(super) struct Marked<M> {
+    mark: M,
+    may_leave: bool,
+}
+
+impl<M: FnMut(Dot) -> io::Result<()>> Marked<M> {
+    pub(super) fn new(mark: M) -> Self {
+        Self { mark, may_leave: false }
+    }
+}
+
+/// What is told of the writes that may carry a terminator.
+pub(super) trait Terminator {
+    /// The next write may carry its first byte; none happens if that is refused.
+    fn may_leave(&mut self) -> io::Result<()>;
+    /// Its first byte has not left.
+    fn is_here(&mut self);
+}
+
+/// What has no terminator.
+impl Terminator for () {
+    fn may_leave(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn is_here(&mut self) {}
+}
+
+impl<M: FnMut(Dot) -> io::Result<()>> Terminator for Marked<M> {
+    fn may_leave(&mut self) -> io::Result<()> {
+        if !self.may_leave {
+            (self.mark)(Dot::MayLeave)?;
+            self.may_leave = true;
+        }
+        Ok(())
+    }
+
+    fn is_here(&mut self) {
+        if self.may_leave {
+            // A record that cannot be made says more than is so, and that is safe.
+            let _ = (self.mark)(Dot::IsHere);
+            self.may_leave = false;
+        }
+    }
+}
+
 /// Why a write stopped.
 #[derive(Debug)]
 pub(super) enum WriteEnd {
@@ -260,19 +315,21 @@ impl Wire {
         within: Duration,
     ) -> Written {
         let run = Run { pieces: &[first], range: 0..first.len(), tail: second };
-        self.write_run(run, guard, within).await
+        self.write_run(run, guard, within, &mut ()).await
     }
 
     /// Writes `run`, listening all the while. Anything the server says while no more than `guard`
-    /// bytes were handed over stops the write.
+    /// bytes were handed over stops the write. The terminator, if there is one, begins there.
     pub(super) async fn write_run(
         &mut self,
         run: Run<'_>,
         guard: usize,
         within: Duration,
+        terminator: &mut impl Terminator,
     ) -> Written {
         let mut handed = 0;
-        let writing = std::future::poll_fn(|cx| self.poll_write(cx, &run, guard, &mut handed));
+        let writing =
+            std::future::poll_fn(|cx| self.poll_write(cx, &run, guard, &mut handed, terminator));
         let end = match timeout(within, writing).await {
             Ok(end) => end,
             Err(_) => WriteEnd::Failed(WireError::Deadline(within)),
@@ -286,6 +343,7 @@ impl Wire {
         run: &Run<'_>,
         guard: usize,
         handed: &mut usize,
+        terminator: &mut impl Terminator,
     ) -> Poll<WriteEnd> {
         let total = run.len();
         loop {
@@ -315,7 +373,18 @@ impl Wire {
             }
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let slices = run.slices_from(*handed, &mut slices);
-            match ready!(self.stream.poll_write(cx, slices)) {
+            if *handed <= guard
+                && let Err(error) = terminator.may_leave()
+            {
+                return Poll::Ready(WriteEnd::Failed(WireError::Withheld(error)));
+            }
+            let Poll::Ready(written) = self.stream.poll_write(cx, slices) else {
+                if *handed <= guard {
+                    terminator.is_here();
+                }
+                return Poll::Pending;
+            };
+            match written {
                 Ok(0) => {
                     let error = io::Error::from(io::ErrorKind::WriteZero);
                     return Poll::Ready(WriteEnd::Failed(WireError::Io(error)));

@@ -220,7 +220,7 @@ async fn a_failing_journal_withholds_the_dot() {
         let mut session = server.session().await;
         let (this, next) = (envelope(1), envelope(2));
         let message = Outgoing { envelope: &this, body: &[BODY] };
-        let full = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let full = |_| Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
         let transaction = session.transact(&message, across.then_some(&next), full).await;
         let verdict = &transaction.verdict;
         assert!(

@@ -130,7 +130,7 @@ fn check_against_journal(cell: &str, outcomes: &[(Transaction, u32)], journal: &
         let rcpt = envelope(number).rcpt_to;
         let taken = journal.taken.iter().filter(|(to, _)| to.contains(&rcpt)).count();
         let verdict = &transaction.verdict;
-        assert!(*dots <= 1, "{cell}: before_dot ran {dots} times");
+        assert!(*dots <= 1, "{cell}: {dots} terminators");
         match verdict {
             Verdict::Accepted(reply) => {
                 assert_eq!((taken, *dots), (1, 1), "{cell}: message {number}");

@@ -212,7 +212,7 @@ async fn a_dropped_transaction_closes_the_session() {
     let reached = std::sync::Arc::new(tokio::sync::Notify::new());
     {
         let told = reached.clone();
-        let transacting = session.transact(&message, None, move || {
+        let transacting = session.transact(&message, None, move |_| {
             told.notify_one();
             Ok(())
         });

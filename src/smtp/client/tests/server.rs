@@ -351,7 +351,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     }
 }
 
-/// Runs a transaction and says how often `before_dot` was called.
+/// Runs a transaction and says how many terminators may have left, by what `mark` was told.
 pub(super) async fn send(
     session: &mut Session,
     message: &Outgoing<'_>,
@@ -359,8 +359,11 @@ pub(super) async fn send(
 ) -> (Transaction, u32) {
     let mut calls = 0;
     let transaction = session
-        .transact(message, next, || {
-            calls += 1;
+        .transact(message, next, |dot| {
+            match dot {
+                Dot::MayLeave => calls += 1,
+                Dot::IsHere => calls -= 1,
+            }
             Ok(())
         })
         .await;
