@@ -104,7 +104,8 @@ struct State {
 pub struct Remains {
     /// The node that wrote it.
     pub node_uid: String,
-    /// Whether the machine was started anew since: then a missing line proves nothing.
+    /// Whether the machine was started anew since, or part of the file is gone, as after an error of
+    /// the disk: then a missing line proves nothing.
     pub survived_power_loss: bool,
     /// The last word on each copy.
     pub entries: HashMap<CopyId, Entry>,
@@ -228,7 +229,8 @@ pub fn read(path: &Path) -> io::Result<Option<Remains>> {
             None => entries.remove(&copy),
         };
     }
-    let survived_power_loss = boot != boot_id();
+    // A file system that failed gives octets back that it never wrote to the disk as zeros.
+    let survived_power_loss = boot != boot_id() || bytes.contains(&0);
     Ok(Some(Remains { node_uid: node_uid.to_owned(), survived_power_loss, entries }))
 }
 
@@ -401,6 +403,25 @@ mod tests {
         let path = folder.path().join("journal");
         fs::write(&path, format!("{MAGIC} node another-boot\nD 7.1 1\n")).unwrap();
         assert!(read(&path).unwrap().unwrap().survived_power_loss);
+    }
+
+    #[test]
+    fn what_a_failed_disk_lost_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::create(&path, "node").unwrap();
+        journal.dot(copy(1), 1).unwrap();
+        journal.dot(copy(2), 1).unwrap();
+        assert!(!read(&path).unwrap().unwrap().survived_power_loss);
+        let mut octets = fs::read(&path).unwrap();
+        let lost = octets.len() - 8;
+        octets[lost..].fill(0);
+        fs::write(&path, &octets).unwrap();
+        assert!(read(&path).unwrap().unwrap().survived_power_loss);
+        // Of a file that lost its head nothing is believed.
+        octets.fill(0);
+        fs::write(&path, octets).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
     }
 
     #[test]
