@@ -40,6 +40,9 @@ pub mod sink;
 #[cfg(test)]
 mod skip;
 pub mod smtp;
+#[cfg(test)]
+#[path = "../tests/suite/stillness.rs"]
+mod stillness;
 pub mod subscriber;
 pub mod telemetry;
 pub mod timestamp;

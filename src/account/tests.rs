@@ -109,15 +109,21 @@ async fn unknown_names_take_as_long_as_wrong_passwords() {
     let house = House::new().await;
     let hash: String = house.db.query("SELECT password_hash FROM user").scalar().await.unwrap();
     let mut times = [Duration::MAX; 2];
-    for _ in 0..5 {
+    let mut alike = false;
+    // The least of some tells the work from the machine's mood: other work can only make one dearer,
+    // and what does no work at all is never as dear as what does.
+    for round in 1..=100 {
         for (time, hash) in times.iter_mut().zip([Some(hash.clone()), None]) {
             let started = Instant::now();
             assert!(!house.passwords.verify("wrong", hash).await.unwrap());
             *time = (*time).min(started.elapsed());
         }
+        alike = times[0] < times[1] * 2 && times[1] < times[0] * 2;
+        if alike && round >= 5 {
+            break;
+        }
     }
-    // The least of five tells the work from the machine's mood.
-    assert!(times[0] < times[1] * 2 && times[1] < times[0] * 2, "{times:?}");
+    assert!(alike, "{times:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::{
 
 const MAIL: &str =
     "From: SRE <sre@example.org>\r\nSubject: Hello\r\nMessage-ID: <1@example.org>\r\n\r\nHi\r\n";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 async fn start(config: SinkConfig) -> Sink {
     Sink::start(config, CancellationToken::new()).await.unwrap()

@@ -8,11 +8,11 @@ use std::{
 
 use crate::installation::{Installation, settled};
 
-/// An issue with nothing to find fault with today.
+/// An issue with nothing to find fault with, today or should midnight come before it is looked at.
 pub(crate) fn issue(number: u32) -> String {
-    let today = jiff::Zoned::now().date();
+    let date = jiff::Zoned::now().date().tomorrow().unwrap();
     format!(
-        "---\nnumber: {number}\ndate: {today}\npreheader: One good read about queues.\n---\n\n\
+        "---\nnumber: {number}\ndate: {date}\npreheader: One good read about queues.\n---\n\n\
          Hi {{{{name|there}}}}, one link this week.\n\n\
          ## [Queues have a cost](https://example.org/queues-{number})\n\n\
          A short text about waiting.\n\n— Ruth Adeyemi — Example Rail\n"
@@ -76,7 +76,8 @@ fn a_new_issue_cannot_be_sent_as_it_is() {
     found.fails(3);
     for finding in list.as_array().unwrap() {
         let code = finding["code"].as_str().unwrap();
-        assert_eq!(code, "placeholder-text", "{finding:#}");
+        // It is dated today, which may be over by now.
+        assert!(matches!(code, "placeholder-text" | "date-past"), "{finding:#}");
     }
     let shown = house.run(&["issue", "preview", "1.md", "--out", "looks"]).ok();
     assert_eq!(shown, "looks/issue.html\nlooks/issue.txt\nlooks/issue.eml\n");
@@ -268,8 +269,8 @@ fn bad_files_get_clear_answers_fast() {
         --> bad.md:8004:1
          |
     ");
-    // Ten seconds are for slow machines; each of these takes a fraction of one.
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    // A minute is for slow machines; each of these takes a fraction of a second.
+    assert!(since.elapsed() < Duration::from_mins(1), "{:?}", since.elapsed());
 
     let error = house.run(&["issue", "lint", "none.md"]).fails(1);
     insta::assert_snapshot!(error, @"error: cannot read none.md: No such file or directory (os error 2)");

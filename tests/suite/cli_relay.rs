@@ -1,6 +1,7 @@
 //! `postrider relay`.
 
 use postrider::sink::{Sink, SinkConfig};
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use crate::installation::{Installation, eventually};
@@ -11,22 +12,24 @@ async fn sink() -> Sink {
     Sink::start(config, CancellationToken::new()).await.unwrap()
 }
 
-/// A relay that works, and one where nothing listens.
-async fn two_relays() -> (Installation, Sink) {
+/// A relay that works, and one where nothing listens and nobody else can.
+async fn two_relays() -> (Installation, Sink, TcpSocket) {
     let sink = sink().await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = held.local_addr().unwrap().port();
     let relay = |name: &str, port: u16| {
         format!(
             "[[relay]]\nname = \"{name}\"\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"none\"\n"
         )
     };
     let config = relay("main", sink.smtp_addr.port()) + &relay("spare", nobody);
-    (Installation::with_config(&config), sink)
+    (Installation::with_config(&config), sink, held)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_connects_and_sends_nothing() {
-    let (house, sink) = two_relays().await;
+    let (house, sink, _held) = two_relays().await;
     let checked = house.run(&["relay", "check", "main", "--json"]).json();
     assert_eq!(checked[0]["good"], true);
     assert_eq!(checked[0]["encrypted"], false);
@@ -46,7 +49,7 @@ async fn a_check_connects_and_sends_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspension_reaches_the_running_daemon() {
-    let (house, _sink) = two_relays().await;
+    let (house, _sink, _held) = two_relays().await;
     let listed = house.run(&["relay", "list"]);
     assert!(listed.stdout.contains("not known"), "{}", listed.stdout);
     assert!(listed.stderr.contains("no daemon runs"), "{}", listed.stderr);

@@ -31,8 +31,9 @@ fn patience() -> Duration {
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` gives something; fails the test when it does not in time. A machine that
-/// stands still for a while loses no more than one look by it.
+/// Waits until `condition` gives something; fails the test when it does not in time. What counts are
+/// looks: a machine that stands still loses one by it, and a busy one, where each takes longer, has as
+/// many as any.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let mut waited = Duration::ZERO;
     loop {
@@ -47,7 +48,7 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
 }
 
 /// The longest that one look and the wait after it count for.
-const LOOK_MAX: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// Says why a test was skipped, past the capture of the test harness: a skip that nobody sees looks
 /// like a pass.
@@ -63,11 +64,20 @@ pub(crate) fn seeded() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// A port that nobody listens on, outside the range the system gives to outgoing connections, so
-/// that it stays free while a program is down.
+/// The ports that tests give out: outside the range the system gives to outgoing connections.
+const PORTS: std::ops::Range<u32> = 18_000..32_000;
+
+/// A port that nobody listens on, and that stays free while a program is down: no other test of this
+/// process is given it again, and other processes begin elsewhere.
 pub(crate) fn free_port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    let begin = std::process::id().wrapping_mul(2_654_435_761) % count;
     loop {
-        let port = rand::random_range(18_000..32_000);
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        assert!(given < count, "all ports were given out");
+        let port = PORTS.start + (begin + given) % count;
+        let port = u16::try_from(port).expect("the range is one of ports");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
@@ -88,12 +98,14 @@ fn signal(child: &Child, name: &str) {
 
 /// Waits for the end of a program; kills it when there is none in time.
 fn wait(child: &mut Child) -> Option<ExitStatus> {
-    let since = Instant::now();
-    while since.elapsed() < patience() {
+    let mut waited = Duration::ZERO;
+    while waited < patience() {
+        let since = Instant::now();
         if let Some(status) = child.try_wait().unwrap() {
             return Some(status);
         }
         std::thread::sleep(LOOK);
+        waited += since.elapsed().min(LOOK_MAX);
     }
     let _ = child.kill();
     let _ = child.wait();
@@ -207,15 +219,25 @@ impl Scene {
 
     /// Asks for the send of the issue, with no time to undo it.
     pub(crate) fn send(&self) -> Ran {
-        self.send_text("issue.md", "The replica took over, and a line in a log was all that told.")
+        self.write_issue();
+        self.send_file("issue.md")
     }
 
     /// Asks for it again, from a file that says something else.
     pub(crate) fn send_edited(&self) -> Ran {
-        self.send_text("edited.md", "EDITED: it was the primary that took over again.")
+        self.write_text("edited.md", "EDITED: it was the primary that took over again.");
+        self.send_file("edited.md")
     }
 
-    fn send_text(&self, file: &str, line: &str) -> Ran {
+    /// Writes the file of the issue.
+    pub(crate) fn write_issue(&self) {
+        self.write_text(
+            "issue.md",
+            "The replica took over, and a line in a log was all that told.",
+        );
+    }
+
+    fn write_text(&self, file: &str, line: &str) {
         let text = format!(
             "---\nnumber: {ISSUE}\ndate: 2026-03-06\npreheader: What we read this week.\n---\n\n\
              Hello {{{{name|reader}}}}, this copy goes to {{{{address}}}} and to nobody else.\n\n\
@@ -224,6 +246,10 @@ impl Scene {
              — Maren Holt — Example Rail\n"
         );
         fs::write(self.house.path(file), text).unwrap();
+    }
+
+    /// Asks for the send of what a file says, with no time to undo it.
+    pub(crate) fn send_file(&self, file: &str) -> Ran {
         let how = ["--yes", "--allow-warnings", "--undo-window", "0s", "--json"];
         self.house.run(["issue", "send", file].iter().chain(&how))
     }
@@ -243,7 +269,13 @@ impl Scene {
     /// state is final.
     pub(crate) async fn reaches(&self, state: IssueState) -> IssueId {
         let context = self.house.context().await;
-        let reached = until(&format!("issue is {state}"), async || {
+        let last_event = async || -> i64 {
+            let sql = "SELECT coalesce(MAX(id), 0) FROM event";
+            context.db.query(sql).scalar().await.unwrap()
+        };
+        // As long as something happens, it goes on, however long it takes.
+        let mut seen = last_event().await;
+        let look = async |seen: i64| {
             let row: Option<(i64, i64, Option<i64>)> = context
                 .db
                 .query("SELECT id, state, finished_at FROM issue WHERE number = $1")
@@ -255,11 +287,23 @@ impl Scene {
             let ends = matches!(state, IssueState::Sent | IssueState::Cancelled);
             let halted = ends && found == IssueState::Halted as i64;
             assert!(!halted, "halted: {}", self.status());
-            (found == state as i64 && (!ends || finished.is_some())).then_some(IssueId(id))
-        })
-        .await;
+            let reached = found == state as i64 && (!ends || finished.is_some());
+            let goes_on = last_event().await > seen + 100;
+            (reached || goes_on).then_some((reached, IssueId(id)))
+        };
+        let what = format!("issue is {state}");
+        let mut rounds = 0;
+        let issue = loop {
+            let (reached, issue) = until(&what, async || look(seen).await).await;
+            if reached {
+                break issue;
+            }
+            rounds += 1;
+            assert!(rounds < 1000, "{what}: things happen and come to no end");
+            seen = last_event().await;
+        };
         context.db.close().await;
-        reached
+        issue
     }
 
     /// The data, for looking at.

@@ -9,6 +9,8 @@ use std::{
 use postrider::cli::Context;
 use tempfile::TempDir;
 
+use crate::harness::LOOK_MAX;
+
 /// Every port is taken from the free ones, so that tests run beside each other.
 const CONFIG: &str = "public_url = \"http://127.0.0.1:0/\"\n\
     [public]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
@@ -143,13 +145,15 @@ impl Drop for Running {
 /// Waits until `condition` gives something; fails the test when it does not within two minutes.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
+    let mut waited = Duration::ZERO;
     loop {
+        let since = Instant::now();
         if let Some(found) = condition() {
             return found;
         }
-        assert!(since.elapsed() < Duration::from_mins(2), "{what}: not within two minutes");
+        assert!(waited < Duration::from_mins(2), "{what}: not within two minutes");
         std::thread::sleep(Duration::from_millis(20));
+        waited += since.elapsed().min(LOOK_MAX);
     }
 }
 

@@ -22,27 +22,31 @@ async fn thirty_kills_lose_nobody_and_double_nobody() {
     scene.import(READERS);
     scene.send().ok();
 
-    for kill in 0..KILLS {
+    let mut killed = 0;
+    // A machine that is slow at everything but sending has fewer.
+    while killed < KILLS && sink.accepted() < READERS * 9 / 10 {
         let mut daemon = Daemon::start(&scene);
-        // Some die before they are ready, while they settle what the one before left.
-        let early = kill % 6 == 5;
+        // Some die before they are ready, while they settle what the one before left; the others in
+        // the middle of what they send.
+        let early = killed % 6 == 5;
         if !early {
             daemon.ready().await;
+            sink.accepts(sink.accepted() + random.random_range(0..100)).await;
         }
-        let wait = if early { 0..400 } else { 0..1200 };
-        tokio::time::sleep(Duration::from_millis(random.random_range(wait))).await;
-        let accepted = sink.accepted();
-        assert!(accepted < READERS * 9 / 10, "{accepted} of {READERS} before kill {kill}");
+        let wait = random.random_range(if early { 0..400 } else { 0..40 });
+        tokio::time::sleep(Duration::from_millis(wait)).await;
         daemon.kill();
+        killed += 1;
     }
     let before = sink.accepted();
+    assert!(killed >= KILLS / 2, "only {killed} kills before {before} of {READERS} copies");
     assert!(before > READERS / 20, "the kills met no send: {before} copies");
     let daemon = Daemon::spawn(&scene).await;
     scene.reaches(IssueState::Sent).await;
     daemon.terminate();
-    let kills = Kills::of_daemon(KILLS);
+    let kills = Kills::of_daemon(killed);
     let outcome = check(&scene, &[&sink], READERS, kills).await;
-    println!("{before} copies before the last kill; {outcome:?}");
+    println!("{killed} kills, {before} copies before the last; {outcome:?}");
     let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
     assert_eq!(known, READERS, "every reader has the issue, or is listed: {outcome:?}");
 }
@@ -52,13 +56,13 @@ async fn a_stop_leaves_nothing_uncertain() {
     const READERS: usize = 1000;
     let mut random = seeded();
     let sink = Sink::with("", &["--latency", "25ms"]).await;
-    let options = format!("{QUICK}[limits]\nper_second = 120.0\nburst = 60\n");
+    let options = format!("{QUICK}[limits]\nper_second = 60.0\nburst = 30\n");
     let scene = Scene::new(&[&sink], &options).await;
     scene.import(READERS);
     scene.send().ok();
     for stop in 0..5 {
         let daemon = Daemon::spawn(&scene).await;
-        tokio::time::sleep(Duration::from_millis(random.random_range(50..1200))).await;
+        sink.accepts(sink.accepted() + random.random_range(1..60)).await;
         let accepted = sink.accepted();
         assert!(accepted < READERS, "all was sent before stop {stop}");
         daemon.terminate();
@@ -73,6 +77,10 @@ async fn a_stop_leaves_nothing_uncertain() {
         assert_eq!(held, 0, "claimed, handed off or uncertain after stop {stop}");
         context.db.close().await;
     }
+    // The last one is in a hurry.
+    let path = scene.house.path("config.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config.replace("per_second = 60.0", "per_second = 600.0")).unwrap();
     let _daemon = Daemon::spawn(&scene).await;
     scene.reaches(IssueState::Sent).await;
     let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;

@@ -2,6 +2,7 @@
 //! All of them are on loopback: addresses differ, the port is the same.
 
 mod commands;
+mod goodbye;
 mod grouping;
 mod manners;
 mod mta_sts;
@@ -30,8 +31,21 @@ const SHORT: &str = "[breakers]\nopen_for = \"300ms\"\nopen_for_max = \"600ms\"\
 /// The shortest of them.
 const OPEN_FOR_S: f64 = 0.3;
 
+/// How long a name server has for an answer: where one is asked that says nothing, or may be busy.
+const IMPATIENT: &str = "800ms";
+const PATIENT: &str = "20s";
+
 /// An installation that brings mail to the servers of domains on `port`; `keys` are more of the relay's.
 async fn scene(dns: &DnsServer, port: u16, keys: &str, options: &str) -> Scene {
+    scene_with(dns, PATIENT, port, keys, options).await
+}
+
+/// The same where name servers may say nothing.
+async fn impatient(dns: &DnsServer, port: u16, options: &str) -> Scene {
+    scene_with(dns, IMPATIENT, port, "", options).await
+}
+
+async fn scene_with(dns: &DnsServer, timeout: &str, port: u16, keys: &str, options: &str) -> Scene {
     let house = Installation::empty();
     let public = free_port();
     let any = "\"127.0.0.1:0\"";
@@ -40,7 +54,7 @@ async fn scene(dns: &DnsServer, port: u16, keys: &str, options: &str) -> Scene {
          [public]\nlisten = \"127.0.0.1:{public}\"\n[admin]\nlisten = {any}\n\
          [bounces]\nlisten = {any}\n\
          {options}\n\
-         [dns]\nservers = [\"{}\"]\ntimeout = \"400ms\"\n\
+         [dns]\nservers = [\"{}\"]\ntimeout = \"{timeout}\"\n\
          [[relay]]\nname = \"direct\"\nkind = \"mx\"\nport = {port}\nconnections = 8\n\
          private_addresses = true\n{keys}\n",
         dns.address
@@ -194,7 +208,7 @@ async fn domains_that_take_no_mail_are_refused_and_those_that_fail_are_tried_aga
         "silent.example",
         "hostless.example",
     ];
-    let scene = scene(&dns, port, "", &format!("{QUICK}{NO_GATES}{SHORT}")).await;
+    let scene = impatient(&dns, port, &format!("{QUICK}{NO_GATES}{SHORT}")).await;
     let audience = import(&scene, &domains, EACH);
     let daemon = Daemon::spawn(&scene).await;
     scene.send().ok();
@@ -280,9 +294,8 @@ async fn dead_domains_hold_nobody_else_up() {
     let mut domains: Vec<&str> = good.iter().map(String::as_str).collect();
     domains.extend(["dead.example", "mute.example"]);
     // In one stage: a share of undecided copies this large would keep the next one back.
+    // For as long as a greeting may take nobody answers where nobody speaks.
     let options = format!("{QUICK}stages_percent = []\n{NO_GATES}{SHORT}");
-    // So long nobody answers where nobody speaks.
-    let options = options.replace("10s", "5s");
     let scene = scene(&dns, port, "", &options).await;
     let audience = import(&scene, &domains, EACH);
     let daemon = Daemon::spawn(&scene).await;
@@ -377,7 +390,7 @@ async fn nobody_is_tried_while_no_name_server_answers() {
     dns.at("mx.test", "127.0.0.21");
     dns.mute(true);
     let sink = sink_at("127.0.0.21", port, "").await;
-    let scene = scene(&dns, port, "", &format!("{QUICK}{NO_GATES}{SHORT}")).await;
+    let scene = impatient(&dns, port, &format!("{QUICK}{NO_GATES}{SHORT}")).await;
     let domains: Vec<&str> = domains.iter().map(String::as_str).collect();
     import(&scene, &domains, READERS / domains.len());
     let daemon = Daemon::spawn(&scene).await;

@@ -75,8 +75,8 @@ async fn act(context: &Context, random: &mut StdRng) -> &'static str {
 }
 
 /// Gives a reader another address, at another provider.
-async fn move_address(context: &Context, subscriber: SubscriberId, number: u32) {
-    let domain = ["gmail.com", "outlook.com", "example.net"][number as usize % 3];
+async fn move_address(context: &Context, subscriber: SubscriberId, number: u64) {
+    let domain = ["gmail.com", "outlook.com", "example.net"][(number % 3) as usize];
     let address = Address::parse(&format!("moved{number}@{domain}")).unwrap();
     context
         .db
@@ -119,7 +119,9 @@ async fn one_send(random: &mut StdRng, cancelled: bool) {
     sink.accepts(1).await;
     let mut acts: BTreeMap<&str, usize> = BTreeMap::new();
     let give_up_at = random.random_range(READERS / 4..READERS * 3 / 4);
-    until("the send is over", async || {
+    // However long it takes: as long as copies come, it goes on.
+    let mut come = 0;
+    while !until("the send goes on", async || {
         *acts.entry(act(&context, random).await).or_default() += 1;
         if acts.values().sum::<usize>().is_multiple_of(200) {
             // The file is edited and sent again: what is on its way stays as it is.
@@ -130,9 +132,14 @@ async fn one_send(random: &mut StdRng, cancelled: bool) {
         if cancelled && sink.accepted() > give_up_at {
             change_course(&context, Move::Cancel).await;
         }
-        matches!(state(&context).await, IssueState::Sent | IssueState::Cancelled).then_some(())
+        let over = matches!(state(&context).await, IssueState::Sent | IssueState::Cancelled);
+        let more = sink.accepted() > come + READERS / 100;
+        (over || more).then_some(over)
     })
-    .await;
+    .await
+    {
+        come = sink.accepted();
+    }
     let end = state(&context).await;
     scene.reaches(end).await;
     daemon.terminate();

@@ -45,19 +45,17 @@ async fn conforms(rate: usize, burst: usize, readers: usize) {
     let possible = outcome.count(CopyState::Accepted) + scene.connections;
     assert!(possible >= readers, "{outcome:?}");
 
-    // The longest wait of all was the restart.
-    holds(rate, burst, &times(&scene, &sink, |_| true).await, 1);
+    holds(rate, burst, &times(&scene, &sink, |_| true).await);
 }
 
 /// Panics when copies were handed off or came faster than `rate` a second and `burst` at once.
-fn holds(rate: usize, burst: usize, times: &Times, restarts: usize) {
-    let Times { handed, came, transit_us } = times;
+fn holds(rate: usize, burst: usize, times: &Times) {
+    let Times { handed, came, transit_us, .. } = times;
     let (readers, span_us) = (came.len(), came.last().unwrap() - came[0]);
     // The limit counts a copy when it lets it go. It is handed off with the next transaction and
-    // comes after its transit: what comes within a second was let go in that much more time.
-    let mut waits_us: Vec<i64> = handed.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    waits_us.sort_unstable();
-    let waits_us = waits_us[waits_us.len() - 1 - restarts];
+    // comes after its transit: what comes within a second was let go in that much more time. A burst
+    // that a restart granted would be more than that, at the slow rates at least.
+    let waits_us = times.longest_wait();
     for seconds in [1, 10] {
         let most = |delay_us: i64| {
             let let_go = rate as i64 * (seconds * SECOND_US + delay_us) / SECOND_US;
@@ -76,8 +74,9 @@ fn holds(rate: usize, burst: usize, times: &Times, restarts: usize) {
         transit_us / 1000,
         span_us / 1000
     );
+    // The first may have been held up on its way by so much; the last came no earlier than it was let go.
     let least_us = (readers - burst - 1) as i64 * SECOND_US / rate as i64;
-    assert!(span_us >= least_us * 95 / 100, "{readers} copies in {span_us} us");
+    assert!(span_us + waits_us + transit_us >= least_us, "{readers} copies in {span_us} us");
 }
 
 #[tokio::test]
@@ -122,7 +121,7 @@ async fn each_relay_keeps_to_its_own_limit() {
         let mine: HashSet<String> =
             sink.journal().into_iter().flat_map(|record| record.rcpt_to).collect();
         assert!(mine.len() > 2 * burst, "{} copies", mine.len());
-        holds(rate, burst, &times(&scene, sink, |address| mine.contains(address)).await, 0);
+        holds(rate, burst, &times(&scene, sink, |address| mine.contains(address)).await);
     }
 }
 
@@ -131,7 +130,7 @@ async fn each_relay_keeps_to_its_own_limit() {
 async fn a_provider_has_a_limit_and_the_others_have_none() {
     const READERS: usize = 400;
     let sink = Sink::spawn().await;
-    let limit = "[[limits.provider]]\nname = \"google\"\nper_second = 20.0\nburst = 10\n";
+    let limit = "[[limits.provider]]\nname = \"google\"\nper_second = 10.0\nburst = 10\n";
     let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}{limit}")).await;
     scene.import(READERS);
     scene.send().ok();
@@ -144,7 +143,7 @@ async fn a_provider_has_a_limit_and_the_others_have_none() {
     let limited = times(&scene, &sink, is_google).await;
     let others = times(&scene, &sink, |address| !is_google(address)).await;
     assert_eq!(limited.came.len(), READERS / 4);
-    holds(20, 10, &limited, 0);
+    holds(10, 10, &limited);
     assert!(others.came.last() < limited.came.last(), "the others waited for a limit of google's");
 }
 
@@ -153,6 +152,25 @@ struct Times {
     handed: Vec<i64>,
     came: Vec<i64>,
     transit_us: i64,
+    /// When daemons started in the middle of the send.
+    restarts: Vec<i64>,
+}
+
+impl Times {
+    /// The longest time from a copy's being let go to its handoff: the transaction that runs just then
+    /// may be over before the one that hands it off begins; a daemon lets nothing go before it starts.
+    fn longest_wait(&self) -> i64 {
+        let mut moments = self.handed.clone();
+        moments.dedup();
+        let is_across = |from, to| self.restarts.iter().any(|start| (from..to).contains(start));
+        let within = moments.windows(3).filter(|three| !is_across(three[0], three[2]));
+        let within = within.map(|three| three[2] - three[0]);
+        let after = self.restarts.iter().filter_map(|start| {
+            let second = moments.iter().filter(|moment| *moment > start).nth(1)?;
+            Some(second - start)
+        });
+        within.chain(after).max().unwrap_or_default()
+    }
 }
 
 /// The times of the copies to the addresses that are asked for.
@@ -167,7 +185,10 @@ async fn times(scene: &Scene, sink: &Sink, of: impl Fn(&str) -> bool) -> Times {
         .all()
         .await
         .unwrap();
+    let starts = "SELECT started_at FROM node ORDER BY id";
+    let restarts: Vec<(i64,)> = context.db.query(starts).all().await.unwrap();
     context.db.close().await;
+    let restarts = restarts.into_iter().skip(1).map(|(at,)| at).collect();
     rows.retain(|(address, _)| of(address));
     let handed = rows.iter().map(|(_, at)| *at).collect();
     let last: HashMap<String, i64> = rows.into_iter().collect();
@@ -176,5 +197,5 @@ async fn times(scene: &Scene, sink: &Sink, of: impl Fn(&str) -> bool) -> Times {
     let transit = records.iter().map(|record| record.wall_us - last[&record.rcpt_to[0]]).max();
     let mut came: Vec<i64> = records.iter().map(|record| record.wall_us).collect();
     came.sort_unstable();
-    Times { handed, came, transit_us: transit.unwrap() }
+    Times { handed, came, transit_us: transit.unwrap(), restarts }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 /// A send that takes some ten seconds, and no gate.
 fn slow() -> String {
-    format!("{QUICK}{NO_GATES}[limits]\nper_second = 150.0\nburst = 20\n")
+    format!("{QUICK}{NO_GATES}[limits]\nper_second = 100.0\nburst = 20\n")
 }
 
 #[tokio::test]
@@ -217,6 +217,7 @@ async fn a_block_at_the_canary_halts_the_send_with_its_figures() {
     let error = scene.house.run(&["issue", "resume", "1", "--yes"]).fails(3);
     assert!(error.contains("--reason"), "{error}");
     // The block is lifted; what is left of it in the figures is for the operator to judge.
+    crate::course::quiet(&scene).await;
     sink.recover().await;
     let context = scene.context().await;
     let mut resumed = 0;
@@ -262,7 +263,9 @@ async fn the_first_relay_has_everything_until_it_dies_and_again_when_it_is_back(
     const READERS: usize = 1500;
     let mut main = Sink::with("", &["--latency", "5ms"]).await;
     let spare = Sink::with("", &["--latency", "5ms"]).await;
-    let scene = Scene::new(&[&main, &spare], &slow()).await;
+    // There has to be work left when the first one is back, on a busy machine too.
+    let slower = slow().replace("per_second = 100.0", "per_second = 80.0");
+    let scene = Scene::new(&[&main, &spare], &slower).await;
     configure(&scene, "name = \"spare\"", "name = \"spare\"\npriority = 1");
     scene.import(READERS);
     let daemon = Daemon::spawn(&scene).await;
@@ -314,18 +317,25 @@ async fn a_breaker_holds_one_provider_up_and_tries_it_out_with_exactly_one_messa
     })
     .await;
     sink.accepts(EACH).await;
-    let came = sink.journal();
-    let came =
-        came.iter().filter(|record| record.rcpt_to.iter().any(|to| to.ends_with("gmail.com")));
-    let came: Vec<i64> = came.map(|record| record.wall_us).filter(|at| *at <= opened[1]).collect();
-    // What was under way when it opened ends within a second; the next message comes after three.
-    let late = came.iter().filter(|at| **at > opened[0] + 1_500_000).count();
-    assert_eq!(late, 1, "messages to a half-open provider: {came:?} after {opened:?}");
-    let relays = scene.house.run(&["relay", "list", "--json"]).json();
-    assert_eq!(relays[0]["state"]["breakers"][1]["provider"], "google", "{relays}");
-    let status = scene.status();
-    let limited = status["limited_by"].as_str().unwrap().to_owned();
-    assert!(limited.contains("provider google at relay main"), "{limited}");
+    // What was being handed off when it opened is soon; the next message is after three seconds.
+    let context = scene.context().await;
+    let handed = "SELECT w.at_us FROM witness w JOIN subscriber p ON p.id = w.subscriber_id \
+         WHERE p.address LIKE '%@gmail.com' AND w.at_us <= $1 ORDER BY w.at_us";
+    let handed: Vec<(i64,)> = context.db.query(handed).bind(opened[1]).all().await.unwrap();
+    context.db.close().await;
+    let late = handed.iter().filter(|(at,)| *at > opened[0] + 1_500_000).count();
+    assert_eq!(late, 1, "messages to a half-open provider: {handed:?} after {opened:?}");
+    until("it is shown", async || {
+        let relays = scene.house.run(&["relay", "list", "--json"]).json();
+        (relays[0]["state"]["breakers"][1]["provider"] == "google").then_some(())
+    })
+    .await;
+    until("the status says what it waits for", async || {
+        let status = scene.status();
+        let limited = status["limited_by"].as_str()?;
+        limited.contains("provider google at relay main").then_some(())
+    })
+    .await;
 
     // It wakes up.
     sink.recover().await;

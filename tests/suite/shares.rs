@@ -8,6 +8,7 @@ use postrider::db::state::{CopyState, IssueState};
 use crate::{
     checker::{Kills, check},
     harness::{CONNECTIONS, Daemon, NO_GATES, QUICK, Scene, Sink},
+    stillness::Watch,
 };
 
 /// Everything in one stage, so that no stage's end makes work scarce.
@@ -39,7 +40,8 @@ async fn scarce_work_is_divided_by_weight() {
     drop(daemon);
     let outcome = check(&scene, &[&main, &spare], READERS, Kills::default()).await;
     assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
-    // Even lots drawn three to one would be off by four standard deviations once in 15,000 sends.
+    // Even lots drawn three to one would be off by five and a half standard deviations once in twenty-five
+    // million sends; lots drawn one to one would be off by fourteen.
     let (expected, deviation) = (0.75 * READERS as f64, (READERS as f64 * 0.75 * 0.25).sqrt());
     let off = main.accepted() as f64 - expected;
     println!(
@@ -47,7 +49,7 @@ async fn scarce_work_is_divided_by_weight() {
         main.accepted(),
         spare.accepted()
     );
-    assert!(off.abs() <= 4.0 * deviation, "{} of {READERS} through the first", main.accepted());
+    assert!(off.abs() <= 5.5 * deviation, "{} of {READERS} through the first", main.accepted());
 }
 
 #[tokio::test]
@@ -60,9 +62,10 @@ async fn a_slow_relay_neither_attracts_nor_blocks_the_work_of_the_other() {
     let scene = scene(&slow, &quick, "", "weight = 10.0\n").await;
     scene.import(READERS);
     let daemon = Daemon::spawn(&scene).await;
+    let (watch, began) = (Watch::start(), Instant::now());
     scene.send().ok();
-    let began = Instant::now();
     scene.reaches(IssueState::Sent).await;
+    let held_up = watch.held_up(began).await.as_secs_f64();
     let took = began.elapsed().as_secs_f64();
     drop(daemon);
     let outcome = check(&scene, &[&slow, &quick], READERS, Kills::default()).await;
@@ -70,10 +73,15 @@ async fn a_slow_relay_neither_attracts_nor_blocks_the_work_of_the_other() {
     let mut times: Vec<i64> = quick.journal().iter().map(|record| record.wall_us).collect();
     times.sort_unstable();
     let gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap() as f64 / 1e6;
-    println!("{} + {} in {took:.1} s, gap {gap:.2} s", slow.accepted(), quick.accepted());
+    println!(
+        "{} + {} in {took:.1} s, gap {gap:.2} s, held up for {held_up:.2} s",
+        slow.accepted(),
+        quick.accepted()
+    );
     // No more than its connections can carry, one message a round trip, and one each to begin with.
     let most = CONNECTIONS as f64 * (took / LATENCY_S + 1.0);
     assert!(slow.accepted() as f64 <= most, "{} through the slow one", slow.accepted());
     assert!(slow.accepted() > 0, "it is used for what it can do");
-    assert!(gap < LATENCY_S, "the quick one stood still for {gap} s");
+    // It would for as long as a reply of the slow one takes; not counting for how long everything did.
+    assert!(gap < LATENCY_S + held_up, "the quick one stood still for {gap} s");
 }

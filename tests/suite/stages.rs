@@ -1,7 +1,10 @@
 //! What people and gates do to a send between its stages: halt, widen, approve, warn, hold what came
 //! too late, stage an imported audience smaller, start once per key.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use postrider::{
     db::state::{CopyState, EventKind, IssueState},
@@ -49,7 +52,7 @@ pub(crate) async fn looked_at(scene: &Scene) {
         let state: Option<String> = context.db.query(sql).optional_scalar().await.unwrap();
         let state: Value = serde_json::from_str(&state?).unwrap();
         let at: Timestamp = serde_json::from_value(state["at"].clone()).unwrap();
-        (at.since(begin) > std::time::Duration::from_secs(1)).then_some(())
+        (at.since(begin) > Duration::from_secs(1)).then_some(())
     })
     .await;
     context.db.close().await;
@@ -139,6 +142,46 @@ async fn widening_skips_the_rest_of_the_soak() {
     assert_eq!(sink.accepted(), READERS);
 }
 
+/// The daemon is about to release a stage when an operator pauses: whoever comes first has it, and here
+/// that is the operator.
+#[tokio::test]
+async fn a_pause_that_comes_before_the_release_of_a_stage_holds_it() {
+    const READERS: usize = 120;
+    const SOAK: Duration = Duration::from_secs(6);
+    let sink = Sink::spawn().await;
+    let options = format!(
+        "[sending]\nundo_window = \"0s\"\nsoak = \"{}s\"\nstages_percent = [50.0]\n\
+         import_percent = 100.0\n",
+        SOAK.as_secs()
+    );
+    let scene = Scene::new(&[&sink], &options).await;
+    scene.import(READERS);
+    let daemon = Daemon::spawn(&scene).await;
+    scene.send().ok();
+    let first = through(&scene, 1).await;
+    let context = scene.context().await;
+    // While somebody else writes, the daemon can decide to release the stage and has to wait with it.
+    let mut held = context.db.begin().await.unwrap();
+    let since = Instant::now();
+    let enough = SOAK + Duration::from_secs(2);
+    until("the stage has soaked", async || (since.elapsed() > enough).then_some(())).await;
+    let stage: i64 = held.query("SELECT stage FROM issue").scalar().await.unwrap();
+    assert_eq!(stage, 1, "the lock came too late");
+    held.query("UPDATE issue SET state = $1").bind(IssueState::Paused).execute().await.unwrap();
+    held.commit().await.unwrap();
+    looked_at(&scene).await;
+    let released = "SELECT COUNT(*) FROM event WHERE kind = $1 AND text LIKE 'stage 2%'";
+    let released = context.db.query(released).bind(EventKind::StageReleased);
+    assert_eq!(released.scalar::<i64>().await.unwrap(), 0, "released in the middle of a pause");
+    assert_eq!((scene.status()["state"].as_str(), sink.accepted()), (Some("paused"), first));
+    scene.issue("resume", &[]);
+    scene.reaches(IssueState::Sent).await;
+    daemon.terminate();
+    let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
+    context.db.close().await;
+}
+
 /// Half an audience has the issue; then `hits` of its readers do what an event of `kind` says. Returns
 /// why the send halted.
 async fn late_signals(scene: &Scene, kind: EventKind, hits: i64) -> Value {
@@ -196,7 +239,9 @@ async fn a_share_of_dead_mailboxes_warns_before_it_halts() {
     let faults = "[[rule]]\nstage = \"rcpt\"\nrecipient = \"dead*\"\n\
                   reply = \"550 5.1.1 no such mailbox\"\n";
     let sink = Sink::with(faults, &[]).await;
-    let options = "[sending]\nundo_window = \"0s\"\nsoak = \"0s\"\nstages_percent = []\n";
+    // In which order outcomes are counted is left to chance, and five of the first twenty may be dead.
+    let options = "[sending]\nundo_window = \"0s\"\nsoak = \"0s\"\nstages_percent = []\n\
+                   [gates]\nrecipient_percent = 75.0\n";
     let scene = Scene::new(&[&sink], options).await;
     let mut rows = String::from("address,name\n");
     for number in 0..1000 {
@@ -254,7 +299,7 @@ async fn nothing_leaves_before_somebody_else_approves() {
 
 /// Waits until the send that was asked for is later than `seconds`.
 async fn late_by(seconds: u64) {
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     until("its time is past", async || (begin.elapsed().as_secs() >= seconds).then_some(())).await;
 }
 

@@ -1,12 +1,10 @@
-//! The data file in trouble: the disk is full, somebody else holds it, it cannot be written; and a
-//! daemon that has no descriptors left.
+//! The data file in trouble: the disk is full or fails, somebody else holds the file, it cannot be
+//! written; and a daemon that has no descriptors left.
 
 use std::{
     fs,
-    io::Write as _,
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -14,54 +12,15 @@ use postrider::db::state::{CopyState, IssueState};
 
 use crate::{
     checker::{Kills, check},
+    disk::Disk,
     harness::{Daemon, NO_GATES, QUICK, Scene, Sink, skipped, until},
 };
 
 const READERS: usize = 600;
 
-/// A send that takes some five seconds.
+/// A send that takes some ten seconds.
 fn options() -> String {
-    format!("{QUICK}{NO_GATES}[limits]\nper_second = 120.0\nburst = 20\n")
-}
-
-/// A small file system over a folder; gone when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Puts one of `megabytes` over `folder`, with what is in there; none where we may not.
-    fn over(folder: &Path, megabytes: u32) -> Option<Self> {
-        let aside = folder.with_extension("aside");
-        fs::rename(folder, &aside).unwrap();
-        fs::create_dir(folder).unwrap();
-        let size = format!("size={megabytes}m,mode=700");
-        let mount = ["-t", "tmpfs", "-o", &size, "postrider-test"];
-        let mounted = Command::new("mount").args(mount).arg(folder).output();
-        if !mounted.is_ok_and(|mounted| mounted.status.success()) {
-            skipped("no file system can be mounted here (root is needed)");
-            return None;
-        }
-        let disk = Self(folder.to_owned());
-        for file in fs::read_dir(&aside).unwrap().map(Result::unwrap) {
-            fs::copy(file.path(), folder.join(file.file_name())).unwrap();
-        }
-        Some(disk)
-    }
-
-    /// Fills it up to the last byte.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        for size in [1 << 16, 1 << 12, 1] {
-            while file.write_all(&vec![0; size]).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
+    format!("{QUICK}{NO_GATES}[limits]\nper_second = 60.0\nburst = 20\n")
 }
 
 /// How often the daemon could not write.
@@ -80,22 +39,25 @@ async fn a_full_disk_stops_the_send_and_loses_nobody() {
     let context = scene.context().await;
     let data = context.config.data_folder.clone();
     context.db.close().await;
-    let Some(disk) = SmallDisk::over(&data, 24) else { return };
+    let Some(disk) = Disk::small(&data, 24) else { return };
     let mut daemon = Daemon::start(&scene).expect_errors();
     daemon.ready().await;
     for share in [READERS / 6, READERS / 2] {
         sink.accepts(share).await;
         let before = complaints(&daemon);
         let filler = disk.fill();
-        let waits = async |count| {
+        let waits = async |before, count| {
             until("the daemon says that it cannot write", async || {
                 (complaints(&daemon) >= before + count).then_some(())
             })
             .await;
         };
-        waits(3).await;
+        // What was handed off before is still on its way, for a moment.
+        waits(before, 3).await;
+        nothing_more_leaves(&sink).await;
         let accepted = sink.accepted();
-        waits(5).await;
+        let before = complaints(&daemon);
+        waits(before, 5).await;
         assert_eq!(sink.accepted(), accepted, "copies left while no handoff could be written");
         fs::remove_file(filler).unwrap();
     }
@@ -103,6 +65,48 @@ async fn a_full_disk_stops_the_send_and_loses_nobody() {
     daemon.terminate();
     let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
     assert_eq!(outcome.count(CopyState::Accepted), READERS, "{outcome:?}");
+}
+
+/// The disk fails in the middle of a send: the kernel takes nothing more for it, whoever has files
+/// open, and what was not written out yet may be lost. What is left goes on from another disk.
+#[tokio::test]
+async fn a_file_system_that_turns_read_only_stops_the_send_and_doubles_nobody() {
+    let sink = Sink::with("", &["--latency", "200ms"]).await;
+    let options = format!("{}[shedding]\ndisk_free_min = 0\n", options());
+    let scene = Scene::new(&[&sink], &options).await;
+    scene.import(READERS);
+    scene.send().ok();
+    let context = scene.context().await;
+    let data = context.config.data_folder.clone();
+    context.db.close().await;
+    let Some(disk) = Disk::failing(&data) else { return };
+    let mut daemon = Daemon::start(&scene).expect_errors();
+    daemon.ready().await;
+    sink.accepts(READERS / 4).await;
+    if !disk.fail() {
+        return skipped("no file system can be made to fail here");
+    }
+    until("the daemon says that it cannot write", async || {
+        (complaints(&daemon) >= 3).then_some(())
+    })
+    .await;
+    nothing_more_leaves(&sink).await;
+    let answer = reqwest::get(format!("{}/readyz", daemon.admin())).await.unwrap();
+    assert_eq!(answer.status(), 503, "it is ready for nothing");
+    let log = daemon.log();
+    assert!(!log.contains("panicked"), "{log}");
+    // A stop ends, and what was between dot and commit is for the next one to find out.
+    daemon.signal("TERM");
+    until("the daemon ends", async || daemon.is_gone().then_some(())).await;
+    daemon.kill();
+    disk.replace();
+    let daemon = Daemon::spawn(&scene).await;
+    scene.reaches(IssueState::Sent).await;
+    daemon.terminate();
+    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
+    println!("{outcome:?}");
+    let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
+    assert_eq!(known, READERS, "{outcome:?}");
 }
 
 #[tokio::test]
@@ -159,7 +163,8 @@ async fn a_stop_has_its_bound_while_somebody_else_writes() {
     daemon.signal("TERM");
     until("the daemon ends", async || daemon.is_gone().then_some(())).await;
     let took = since.elapsed();
-    assert!(took < Duration::from_secs(25), "it took {took:?} with a drain of 3 s");
+    // Without a bound it would be until that somebody lets go, which is never.
+    assert!(took < Duration::from_mins(1), "it took {took:?} with a drain of 3 s");
     held.rollback().await.unwrap();
     daemon.kill();
     let daemon = Daemon::spawn(&scene).await;
@@ -214,6 +219,8 @@ async fn without_descriptors_it_sends_what_it_can_and_loses_nobody() {
     let scene = Scene::new(&[&sink], &options()).await;
     scene.import(READERS);
     let mut daemon = Daemon::spawn(&scene).await;
+    // All that it has open without any connection.
+    crate::stages::looked_at(&scene).await;
     let used = fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().count();
     daemon.terminate();
     scene.send().ok();

@@ -69,7 +69,7 @@ async fn take_over(scene: &Scene, context: &Context) -> BTreeSet<i64> {
 async fn a_daemon_that_wakes_past_its_lease_sends_nothing_it_had_handed_off() {
     let sink = Sink::with("", &["--latency", "20ms"]).await;
     let options =
-        format!("{QUICK}lease = \"3s\"\n{NO_GATES}[limits]\nper_second = 200.0\nburst = 20\n");
+        format!("{QUICK}lease = \"8s\"\n{NO_GATES}[limits]\nper_second = 200.0\nburst = 20\n");
     let scene = Scene::new(&[&sink], &options).await;
     scene.import(READERS);
     scene.send().ok();

@@ -35,6 +35,14 @@ use crate::{
     token::{DeliveryToken, Keyring, Purpose, ReaderToken},
 };
 
+/// The seed of a test that draws lots: printed, and taken from the environment to repeat a run.
+fn seed() -> u64 {
+    let given = std::env::var("POSTRIDER_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("POSTRIDER_TEST_SEED={seed}");
+    seed
+}
+
 /// A database with a newsletter, a key ring and a clock that is moved by hand.
 pub(in crate::bounce) struct House {
     pub(in crate::bounce) db: Db,

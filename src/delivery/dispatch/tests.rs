@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     delivery::{breaker::Trip, limits::Gcra},
     id::{CopyId, SubscriberId},
+    stillness::undisturbed,
 };
 
 const ISSUE: IssueId = IssueId(1);
@@ -61,6 +62,11 @@ fn opens() -> Report {
 
 #[tokio::test]
 async fn a_relay_that_cannot_be_reached_gets_nothing_and_another_takes_over_and_gives_back() {
+    // A relay rests for a second, and only what is asked within it is told so.
+    undisturbed(Duration::from_millis(250), takes_over_and_gives_back).await;
+}
+
+async fn takes_over_and_gives_back() {
     let dispatch = dispatch(&[relay("a", 0, 1.0), relay("b", 1, 1.0)]);
     let (first, other) = (dispatch.add_worker(0, false), dispatch.add_worker(1, false));
     dispatch.add(NEWSLETTER, copies(0, 0..10));

@@ -11,3 +11,6 @@ mod reuse;
 mod runs;
 mod server;
 mod tls;
+
+/// Where deadlines are short, nobody may be held up for so long: what came of it then is asked again.
+const UNBEARABLE: std::time::Duration = std::time::Duration::from_millis(40);

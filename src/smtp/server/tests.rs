@@ -6,6 +6,10 @@ use tokio::{io::AsyncWriteExt, task::JoinHandle};
 use tokio_rustls::rustls;
 
 use super::{dialogue::Dialogue, *};
+use crate::stillness::undisturbed;
+
+/// Where limits are of a few hundred milliseconds, nobody may be held up for so long.
+const UNBEARABLE: Duration = Duration::from_millis(60);
 
 /// Takes mail for `example.org` and remembers it.
 #[derive(Default)]
@@ -235,6 +239,10 @@ async fn without_room_clients_are_asked_to_come_back() {
 
 #[tokio::test]
 async fn slow_clients_are_dropped() {
+    undisturbed(UNBEARABLE, slow_clients).await;
+}
+
+async fn slow_clients() {
     let server = start(limited(|limits| {
         limits.command_timeout = Duration::from_millis(200);
         limits.data_grace = Duration::from_millis(200);
@@ -277,10 +285,14 @@ async fn slow_clients_are_dropped() {
 
 #[tokio::test]
 async fn a_session_has_an_end() {
-    let server = start(limited(|limits| limits.session_timeout = Duration::from_millis(300))).await;
-    let mut client = Dialogue::greeted(server.addr).await;
-    let heard = client.hear_out().await;
-    assert!(heard.starts_with(b"421 4.4.2"));
+    undisturbed(UNBEARABLE, || async {
+        let limits = limited(|limits| limits.session_timeout = Duration::from_millis(300));
+        let server = start(limits).await;
+        let mut client = Dialogue::greeted(server.addr).await;
+        let heard = client.hear_out().await;
+        assert!(heard.starts_with(b"421 4.4.2"));
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -468,18 +480,26 @@ async fn latency_delays_replies_and_not_the_reading() {
     let started = Instant::now();
     let mut client = Dialogue::greeted(server.addr).await;
     assert!(started.elapsed() >= 2 * latency);
-    // Three batches sent 30 ms apart are each 100 ms on their way, at the same time.
-    let started = Instant::now();
-    for _ in 0..3 {
-        client.say("NOOP\r\n").await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+    // Three batches sent 30 ms apart are each 100 ms on their way, at the same time. One after the other
+    // they would take 300 ms and could never be quicker; a busy machine may have to try again.
+    let mut together = false;
+    for _ in 0..50 {
+        let started = Instant::now();
+        for _ in 0..3 {
+            client.say("NOOP\r\n").await;
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        for _ in 0..3 {
+            client.expect(250).await;
+        }
+        let elapsed = started.elapsed();
+        assert!(elapsed >= Duration::from_millis(160), "{elapsed:?}");
+        together = elapsed < Duration::from_millis(290);
+        if together {
+            break;
+        }
     }
-    for _ in 0..3 {
-        client.expect(250).await;
-    }
-    let elapsed = started.elapsed();
-    assert!(elapsed >= Duration::from_millis(160), "{elapsed:?}");
-    assert!(elapsed < Duration::from_millis(290), "{elapsed:?}");
+    assert!(together, "replies wait for each other");
 }
 
 #[tokio::test]

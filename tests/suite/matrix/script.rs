@@ -298,7 +298,8 @@ fn idle(fault: Fault) -> Result<Script, &'static str> {
 }
 
 /// The ways to lose the truth about a message, or nearly, each by its name. Times are a hundredth of
-/// the real ones: a dot's reply may take 600 s, here 6 s.
+/// the real ones: a dot's reply may take 600 s, here 6 s. A second lies between a deadline and a reply
+/// that comes too late, so that nobody need be exact.
 pub(super) fn dot_cases() -> Vec<(&'static str, Script)> {
     let taken = || Rule { accepted: Some(true), ..place(At::Dot) };
     let case = |rule: Rule, expect, fate| Script { expect, fate, ..base(At::Dot, rule) };
@@ -316,7 +317,7 @@ pub(super) fn dot_cases() -> Vec<(&'static str, Script)> {
         ("250, then reset", case(Rule { then: Then::Reset, ..taken() }, accepted, Fate::Closed)),
         ("250, then closed", case(Rule { then: Then::Close, ..taken() }, accepted, Fate::Closed)),
         ("the reply after 59 s", Script { short, ..case(late(590), accepted, Fate::Kept) }),
-        ("the reply after 601 s", Script { short, ..case(late(6_010), uncertain, Fate::Closed) }),
+        ("the reply after 700 s", Script { short, ..case(late(7_000), uncertain, Fate::Closed) }),
         (
             "closed after the body, not taken",
             case(

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{SHORT, domains_at, scene, set, sink_at};
+use super::{SHORT, domains_at, impatient, scene, set, sink_at};
 use crate::{dns_server::DnsServer, harness::free_port};
 
 /// A file of an issue.
@@ -18,7 +18,7 @@ async fn a_check_and_the_doctor_ask_dns_and_send_nothing() {
     let sink = sink_at("127.0.0.61", port, "").await;
     // It asks about this one.
     let options = format!("{SHORT}[mail]\nbounce_domain = \"news.example\"\n");
-    let scene = scene(&dns, port, "", &options).await;
+    let scene = impatient(&dns, port, &options).await;
     let checked = scene.house.run(&["relay", "check", "--json"]).json();
     assert_eq!(checked[0]["good"], true, "{checked}");
     assert_eq!(checked[0]["address"], "the readers' domains (MX)", "{checked}");

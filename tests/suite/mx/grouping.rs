@@ -31,7 +31,7 @@ async fn sent(group: bool, dns: &DnsServer) -> Scene {
     const EACH: usize = 10;
     let sink = Sink::spawn().await;
     let options = format!(
-        "{QUICK}{NO_GATES}[dns]\nservers = [\"{}\"]\ntimeout = \"300ms\"\ngroup_by_mx = {group}\n",
+        "{QUICK}{NO_GATES}[dns]\nservers = [\"{}\"]\ntimeout = \"20s\"\ngroup_by_mx = {group}\n",
         dns.address
     );
     let scene = Scene::new(&[&sink], &options).await;
@@ -90,7 +90,7 @@ async fn a_plan_counts_readers_with_whoever_runs_their_mail_and_works_without_dn
     dns.mx("company.example", &[(1, "aspmx.l.google.com")]);
     dns.mx("own.example", &[(0, "mx.own.example")]);
     let options = format!(
-        "{QUICK}[dns]\nservers = [\"{}\"]\ntimeout = \"300ms\"\ngroup_by_mx = true\n",
+        "{QUICK}[dns]\nservers = [\"{}\"]\ntimeout = \"2s\"\ngroup_by_mx = true\n",
         dns.address
     );
     let scene = Scene::new(&[], &options).await;

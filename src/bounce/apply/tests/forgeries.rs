@@ -28,8 +28,6 @@ struct Stranger {
 
 impl Stranger {
     async fn new() -> Self {
-        let seed = rand::random();
-        println!("seed {seed}");
         let mut house = House::new().await;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
@@ -46,7 +44,7 @@ impl Stranger {
         house.keyring = Keyring::rotate(&path, house.now).unwrap();
         house.pass_days(61);
         let own = Keyring::ephemeral(house.now);
-        Self { house, retired, readers, copies, own, random: StdRng::seed_from_u64(seed) }
+        Self { house, retired, readers, copies, own, random: StdRng::seed_from_u64(super::seed()) }
     }
 
     fn pick<T: Clone>(&mut self, from: &[T]) -> T {

@@ -132,9 +132,7 @@ async fn garbage_of_every_size_is_kept_in_part_and_does_nothing() {
     let (issue, ada) = (house.issue(1).await, house.reader("ada@example.net").await);
     let copy = house.copy(issue, ada, CopyState::Uncertain).await;
     let report = dsn("ada@example.net", "failed", DEAD).into_bytes();
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut random = SmallRng::seed_from_u64(seed);
+    let mut random = SmallRng::seed_from_u64(super::seed());
     for round in 0..60 {
         let size = if round == 0 { report::SIZE_MAX } else { random.random_range(0..20_000) };
         let mut raw: Vec<u8> = (0..size).map(|_| random.random()).collect();

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::*;
+use super::UNBEARABLE;
 use super::server::*;
+use crate::stillness::undisturbed;
 
 fn login(mechanism: Option<Mechanism>) -> Credentials {
     let (username, secret) = ("ada".to_owned(), "s3cret".to_owned());
@@ -101,12 +103,15 @@ async fn every_fault_of_greeting_and_ehlo() {
             assert!(matches!(error.kind, SessionErrorKind::Wire(_)), "{error}");
         }
         for fault in [Fault::Silence, Fault::Trickle(b"220 x".to_vec())] {
-            let plan = Plan::plain().fault(at, fault);
-            let short = |e: &mut Endpoint| e.deadlines.greeting = Duration::from_millis(100);
-            let error = connect(plan, short).await.0.unwrap_err();
-            assert_eq!(error.phase, phase, "{error}");
-            let kind = &error.kind;
-            assert!(matches!(kind, SessionErrorKind::Wire(WireError::Deadline(_))), "{error}");
+            undisturbed(UNBEARABLE, || async {
+                let plan = Plan::plain().fault(at, fault.clone());
+                let short = |e: &mut Endpoint| e.deadlines.greeting = Duration::from_millis(100);
+                let error = connect(plan, short).await.0.unwrap_err();
+                assert_eq!(error.phase, phase, "{error}");
+                let kind = &error.kind;
+                assert!(matches!(kind, SessionErrorKind::Wire(WireError::Deadline(_))), "{error}");
+            })
+            .await;
         }
     }
 }

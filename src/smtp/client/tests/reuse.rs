@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::*;
+use super::UNBEARABLE;
 use super::server::*;
+use crate::stillness::undisturbed;
 
 #[tokio::test]
 async fn carries_messages_with_and_without_pipelining() {
@@ -57,6 +59,10 @@ async fn a_refused_message_is_cleared_away_before_the_next() {
 
 #[tokio::test]
 async fn a_reset_that_fails_is_the_sessions_fault_and_not_the_messages() {
+    undisturbed(UNBEARABLE, resets_that_fail).await;
+}
+
+async fn resets_that_fail() {
     let faults: [(Fault, CloseReason); 4] = [
         (Fault::Say(b"554 no\r\n".to_vec()), CloseReason::Protocol),
         (Fault::SayAndClose(b"421 bye\r\n".to_vec()), CloseReason::Announced),

@@ -88,7 +88,7 @@ async fn readiness_names_the_check_that_failed() {
     let (status, answer) = ready(&app).await;
     assert_eq!((status, answer["status"].as_str()), (StatusCode::OK, Some("ready")));
     app.house.set("INSERT INTO relay_state (name, suspended_at) VALUES ('main', 1)").await;
-    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+    let waited = tokio::time::timeout(Duration::from_mins(2), async {
         loop {
             let (status, problem) = ready(&app).await;
             if status == 503 {
@@ -105,7 +105,7 @@ async fn readiness_names_the_check_that_failed() {
     app.house.set("DELETE FROM relay_state").await;
     // While somebody holds the write lock, nothing can be handed off.
     let tx = app.house.db.begin().await.unwrap();
-    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+    let waited = tokio::time::timeout(Duration::from_mins(2), async {
         loop {
             let (status, problem) = ready(&app).await;
             let detail = problem["detail"].as_str().unwrap_or_default().to_owned();
