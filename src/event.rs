@@ -1,13 +1,19 @@
 //! The delivery log: one event per fact, one schema for the table, the live page, the command line
 //! and JSON. Owns the table `event`. Writing happens inside the transaction that made the fact true,
 //! so the log can neither miss it nor claim it.
+//!
+//! A try of a copy is one row: that of its outcome. Claim and handoff are facts too, but rows of their
+//! own would triple what a send writes; how long before the outcome they happened stands in its row,
+//! and [`Line::step`] tells them from there.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+mod insert;
 
 use serde::Serialize;
 
+pub use insert::record;
+
 use crate::{
-    db::{self, Tx, record::record, state::EventKind},
+    db::{record::record, state::EventKind},
     id::{IssueId, NodeId, ServiceMailId, SubscriberId},
     timestamp::Timestamp,
 };
@@ -55,6 +61,12 @@ record! {
         pub duration_us: Option<i64>,
         /// The message's size on the wire.
         pub bytes: Option<i64>,
+        /// How long before `at` this try was due, in microseconds.
+        pub due_us: Option<i64>,
+        /// How long before `at` the copy was claimed for it.
+        pub claimed_us: Option<i64>,
+        /// How long before `at` it was handed off.
+        pub handed_us: Option<i64>,
     }
 }
 
@@ -81,7 +93,25 @@ impl Event {
             rule: None,
             duration_us: None,
             bytes: None,
+            due_us: None,
+            claimed_us: None,
+            handed_us: None,
         }
+    }
+
+    /// The same event of a copy that was due and claimed at these times.
+    #[must_use]
+    pub fn after_claim(mut self, due_at: Timestamp, claimed_at: Timestamp) -> Self {
+        self.due_us = Some(micros(due_at, self.at));
+        self.claimed_us = Some(micros(claimed_at, self.at));
+        self
+    }
+
+    /// The same event of a copy that was handed off at this time.
+    #[must_use]
+    pub fn after_handoff(mut self, handed_off_at: Timestamp) -> Self {
+        self.handed_us = Some(micros(handed_off_at, self.at));
+        self
     }
 
     /// The same event about a reader.
@@ -100,158 +130,9 @@ impl Event {
     }
 }
 
-const INSERT: &str = "INSERT INTO event (at, kind, issue_id, subscriber_id, service_id, attempt, \
-                      node_id, relay, host, provider, session, phase, code, enhanced, text, class, rule, \
-                      duration_us, bytes)";
-const COLUMNS: usize = 19;
-/// How many events one statement inserts: enough that the cost of a statement vanishes, and two
-/// smaller numbers for what remains.
-const ROWS: [usize; 3] = [64, 8, 1];
-
-/// `INSERT … VALUES (…), (…), …` for `rows` rows.
-///
-/// The placeholders have no numbers: SQLite takes `$7` for a name, and the driver looks each name up
-/// from the start of the list, which for a thousand of them took half of the writer's time.
-fn insert_any(rows: usize) -> String {
-    format!("{INSERT} VALUES {}", lines(rows, COLUMNS))
-}
-
-/// The same for acceptances that have much in common ([`Common`]): what differs comes as rows, and the
-/// rest once, which halves what an event costs.
-fn insert_alike(rows: usize) -> String {
-    let lines = lines(rows, 8);
-    format!(
-        "WITH copy (at, subscriber_id, attempt, provider, session, text, duration_us, bytes) \
-         AS (VALUES {lines}) {INSERT} SELECT at, ?, ?, subscriber_id, NULL, attempt, ?, ?, ?, provider, \
-         session, ?, ?, ?, text, NULL, NULL, duration_us, bytes FROM copy"
-    )
-}
-
-/// `rows` times as many placeholders as there are columns.
-fn lines(rows: usize, columns: usize) -> String {
-    vec![format!("({})", vec!["?"; columns].join(", ")); rows].join(", ")
-}
-
-/// What the acceptances of one relay share. Nearly every event of a send is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Common<'e> {
-    issue: Option<IssueId>,
-    node: Option<NodeId>,
-    relay: Option<&'e str>,
-    host: Option<&'e str>,
-    phase: Option<&'e str>,
-    code: Option<i64>,
-    enhanced: Option<&'e str>,
-}
-
-impl Event {
-    /// What it shares with others; nothing if it says more than an acceptance does.
-    fn common(&self) -> Option<Common<'_>> {
-        let is_plain = self.kind == EventKind::Accepted
-            && self.service_id.is_none()
-            && self.class.is_none()
-            && self.rule.is_none();
-        is_plain.then_some(Common {
-            issue: self.issue_id,
-            node: self.node_id,
-            relay: self.relay.as_deref(),
-            host: self.host.as_deref(),
-            phase: self.phase.as_deref(),
-            code: self.code,
-            enhanced: self.enhanced.as_deref(),
-        })
-    }
-}
-
-/// Writes `events` as part of `tx`.
-pub async fn record<'e>(
-    tx: &mut Tx,
-    events: impl IntoIterator<Item = &'e Event>,
-) -> db::Result<()> {
-    let mut alike: BTreeMap<Common<'_>, Vec<&Event>> = BTreeMap::new();
-    let mut others = Vec::new();
-    for event in events {
-        match event.common() {
-            Some(common) => alike.entry(common).or_default().push(event),
-            None => others.push(event),
-        }
-    }
-    for (common, events) in alike {
-        record_alike(tx, common, &events).await?;
-    }
-    record_any(tx, &others).await
-}
-
-async fn record_alike(tx: &mut Tx, common: Common<'_>, events: &[&Event]) -> db::Result<()> {
-    static STATEMENTS: LazyLock<[String; ROWS.len()]> = LazyLock::new(|| ROWS.map(insert_alike));
-    let owned = |text: Option<&str>| text.map(str::to_owned);
-    for (rows, statement) in pieces(events) {
-        let mut query = tx.query(&STATEMENTS[statement]);
-        for event in rows {
-            query = query
-                .bind(event.at)
-                .bind(event.subscriber_id)
-                .bind(event.attempt)
-                .bind(event.provider)
-                .bind(event.session)
-                .bind(event.text.clone())
-                .bind(event.duration_us)
-                .bind(event.bytes);
-        }
-        query
-            .bind(EventKind::Accepted)
-            .bind(common.issue)
-            .bind(common.node)
-            .bind(owned(common.relay))
-            .bind(owned(common.host))
-            .bind(owned(common.phase))
-            .bind(common.code)
-            .bind(owned(common.enhanced))
-            .execute()
-            .await?;
-    }
-    Ok(())
-}
-
-async fn record_any(tx: &mut Tx, events: &[&Event]) -> db::Result<()> {
-    static STATEMENTS: LazyLock<[String; ROWS.len()]> = LazyLock::new(|| ROWS.map(insert_any));
-    for (rows, statement) in pieces(events) {
-        let mut query = tx.query(&STATEMENTS[statement]);
-        for event in rows {
-            query = query
-                .bind(event.at)
-                .bind(event.kind)
-                .bind(event.issue_id)
-                .bind(event.subscriber_id)
-                .bind(event.service_id)
-                .bind(event.attempt)
-                .bind(event.node_id)
-                .bind(event.relay.clone())
-                .bind(event.host.clone())
-                .bind(event.provider)
-                .bind(event.session)
-                .bind(event.phase.clone())
-                .bind(event.code)
-                .bind(event.enhanced.clone())
-                .bind(event.text.clone())
-                .bind(event.class.clone())
-                .bind(event.rule.clone())
-                .bind(event.duration_us)
-                .bind(event.bytes);
-        }
-        query.execute().await?;
-    }
-    Ok(())
-}
-
-/// `events` in pieces for which there is a statement, with its place in [`ROWS`].
-fn pieces<'a>(mut events: &'a [&'a Event]) -> impl Iterator<Item = (&'a [&'a Event], usize)> {
-    std::iter::from_fn(move || {
-        let statement = ROWS.iter().position(|rows| *rows <= events.len())?;
-        let (rows, others) = events.split_at(ROWS[statement]);
-        events = others;
-        Some((rows, statement))
-    })
+/// Microseconds from one time to another; none if the clock was set back between them.
+fn micros(from: Timestamp, to: Timestamp) -> i64 {
+    (to.microseconds() - from.microseconds()).max(0)
 }
 
 /// Which lines of the log are wanted; what is empty does not narrow.
@@ -317,5 +198,65 @@ record! {
         pub duration_us: Option<i64>,
         /// The message's size on the wire.
         pub bytes: Option<i64>,
+        /// Since when the try was due that this line is about.
+        pub due_at: Option<Timestamp>,
+        /// When the copy was claimed for it.
+        pub claimed_at: Option<Timestamp>,
+        /// When it was handed off.
+        pub handed_off_at: Option<Timestamp>,
+    }
+}
+
+/// What happened to a copy before the outcome of a try; its row tells them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It was taken under a lease.
+    Claimed,
+    /// It was marked, durably, just before its envelope.
+    HandedOff,
+}
+
+impl Step {
+    /// The step that a kind of line is about; none for lines that have a row of their own.
+    pub const fn of(kind: EventKind) -> Option<Self> {
+        match kind {
+            EventKind::Claimed => Some(Self::Claimed),
+            EventKind::HandedOff => Some(Self::HandedOff),
+            _ => None,
+        }
+    }
+}
+
+impl Line {
+    /// The line of a step before this line's outcome, with what was known then; none if this line
+    /// does not tell of it. It has the number of this line: it came to the log with it.
+    pub fn step(&self, step: Step) -> Option<Self> {
+        let (kind, at) = match step {
+            Step::Claimed => (EventKind::Claimed, self.claimed_at?),
+            Step::HandedOff => (EventKind::HandedOff, self.handed_off_at?),
+        };
+        Some(Self {
+            at,
+            kind,
+            relay: self.relay.clone().filter(|_| step == Step::HandedOff),
+            host: None,
+            session: None,
+            phase: None,
+            code: None,
+            enhanced: None,
+            text: None,
+            class: None,
+            rule: None,
+            duration_us: None,
+            bytes: None,
+            handed_off_at: self.handed_off_at.filter(|_| step == Step::HandedOff),
+            ..self.clone()
+        })
+    }
+
+    /// This line and the steps before it, newest first.
+    pub fn with_steps(self) -> impl Iterator<Item = Self> {
+        let before = [Step::HandedOff, Step::Claimed].map(|step| self.step(step));
+        std::iter::once(self).chain(before.into_iter().flatten())
     }
 }

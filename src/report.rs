@@ -25,7 +25,7 @@ pub use replies::ReplyGroup;
 pub use status::{
     HaltStatus, IssueStatus, ProviderStatus, StageStatus, Uncertain, issue_status, outcome,
 };
-pub use timeline::{CopyLine, ServiceLine, Timeline, timeline};
+pub use timeline::{CopyLine, ServiceLine, Timeline, copies_in_hand, timeline};
 
 use crate::{
     config::Config,

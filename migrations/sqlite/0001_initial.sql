@@ -179,11 +179,13 @@ CREATE TABLE issue_content (
     content  TEXT    NOT NULL
 ) STRICT;
 
+-- `released_at` is when the stage's copies were due for the first time.
 CREATE TABLE issue_stage (
-    issue_id INTEGER NOT NULL REFERENCES issue (id),
-    stage    INTEGER NOT NULL,
-    name     TEXT    NOT NULL,
-    size     INTEGER NOT NULL,
+    issue_id    INTEGER NOT NULL REFERENCES issue (id),
+    stage       INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    size        INTEGER NOT NULL,
+    released_at INTEGER,
     PRIMARY KEY (issue_id, stage)
 ) STRICT, WITHOUT ROWID;
 
@@ -201,7 +203,8 @@ CREATE TABLE held_provider (
 -- claim that holds it, so a stale claim matches no row.
 CREATE TABLE claim (
     id      INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-    node_id INTEGER NOT NULL REFERENCES node (id)
+    node_id INTEGER NOT NULL REFERENCES node (id),
+    at      INTEGER NOT NULL
 ) STRICT;
 
 -- The ledger: one row per copy of an issue. `due_at` is null until a first attempt was put off, so
@@ -241,7 +244,8 @@ CREATE INDEX service_mail_due ON service_mail (due_at) WHERE state = 0;
 CREATE INDEX service_mail_in_flight ON service_mail (claim_id) WHERE state IN (1, 2);
 CREATE INDEX service_mail_by_subscriber ON service_mail (subscriber_id);
 
--- The delivery log: one row per fact.
+-- The delivery log: one row per fact. A try is one row, its outcome's: how long before `at` the copy
+-- was due, claimed and handed off stands in it, so that three facts cost one row.
 CREATE TABLE event (
     id            INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     at            INTEGER NOT NULL,
@@ -263,7 +267,10 @@ CREATE TABLE event (
     class         TEXT,
     rule          TEXT,
     duration_us   INTEGER,
-    bytes         INTEGER
+    bytes         INTEGER,
+    due_us        INTEGER,
+    claimed_us    INTEGER,
+    handed_us     INTEGER
 ) STRICT;
 CREATE INDEX event_by_subscriber ON event (subscriber_id, id) WHERE subscriber_id IS NOT NULL;
 -- Everything but plain acceptance (kind 2): failures are rare, and are what people look for.

@@ -145,7 +145,6 @@ impl Conductor {
             }
         }
         let issues = in_motion(&self.db).await?;
-        self.metrics.follow(issues.iter().filter_map(|issue| Some((issue.id, issue.started_at?))));
         *self.course.write().unwrap_or_else(std::sync::PoisonError::into_inner) = issues;
         self.dispatch.wake_feeder();
         Ok(())

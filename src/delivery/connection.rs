@@ -43,6 +43,7 @@ use crate::{
         },
         message::ComposedMessage,
     },
+    telemetry::Metrics,
     timestamp::Timestamp,
 };
 
@@ -72,6 +73,8 @@ pub struct Shared {
     pub idle: Duration,
     /// Numbers connections.
     pub sessions: std::sync::atomic::AtomicI64,
+    /// Told how long it takes to open sessions.
+    pub metrics: Arc<Metrics>,
     /// Halts that reply rules ask for.
     pub rule_halts: Arc<RuleHalts>,
     /// Cancelled when the daemon goes down: whoever has no connection yet needs none.
@@ -81,6 +84,17 @@ pub struct Shared {
 impl Shared {
     /// Writes what became of a copy.
     async fn settle(&self, handed: &Handed, decision: Decision, event: Option<Event>) {
+        self.settle_timed(handed, decision, event, Timings::default()).await;
+    }
+
+    /// The same of a copy whose transaction took so long.
+    async fn settle_timed(
+        &self,
+        handed: &Handed,
+        decision: Decision,
+        event: Option<Event>,
+        timings: Timings,
+    ) {
         let claimed = &handed.claimed;
         if let CopyId::Service(mail) = claimed.copy {
             // Before its row can be claimed again, which brings it again.
@@ -96,6 +110,8 @@ impl Shared {
             reason: decision.reason,
             event,
             class: decision.class,
+            first_due_at: Some(claimed.first_due_at),
+            timings,
             stage: claimed.stage,
             provider: claimed.provider,
         };
@@ -319,6 +335,7 @@ impl Connection {
             Some(Ok(session)) => {
                 self.relay.health.reached();
                 self.shared.dispatch.connected(self.relay.index);
+                self.shared.metrics.opened(&self.relay.name, session.opening().phases());
                 self.number =
                     self.shared.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.session = Some(session);

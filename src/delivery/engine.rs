@@ -133,7 +133,10 @@ impl Engine {
         let (limits, limited_providers) = limits(&db, &config, &providers, now).await?;
         let dispatch = Arc::new(Dispatch::new(terms(&config, &providers), limits).at(tempo));
         let tallies = Arc::new(Tallies::default());
-        let metrics = Arc::new(Metrics::new(&providers));
+        let metrics = Arc::new(Metrics::new(
+            &providers,
+            config.relay.iter().map(|relay| relay.name.as_str()),
+        ));
         let writer = Writer {
             db: db.clone(),
             node,
@@ -169,6 +172,7 @@ impl Engine {
             retry_delays: Arc::from(config.sending.retry_delays.as_slice()),
             idle: config.smtp.idle,
             sessions: AtomicI64::new(1),
+            metrics: Arc::clone(&metrics),
             rule_halts: Arc::clone(&rule_halts),
             stop: stop.clone(),
         });

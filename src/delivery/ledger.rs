@@ -27,7 +27,8 @@ use super::{
 use crate::{
     db::{self, Db, Tx, state::CopyState},
     id::{CopyId, IssueId, NodeId, SubscriberId},
-    telemetry::{Attempt, Metrics, Step},
+    smtp::client::Timings,
+    telemetry::{self, Attempt, Metrics, Step},
     timestamp::Timestamp,
 };
 
@@ -285,19 +286,22 @@ impl Writer {
         limit: u32,
         now: Timestamp,
     ) -> db::Result<Batch> {
-        let claim = queue::open_claim(tx, self.node).await?;
+        let claim = queue::open_claim(tx, self.node, now).await?;
         let copies = match wanted {
             Wanted::First { issue, lane, after, stage } => {
                 queue::claim_first_tries(tx, claim, *issue, lane, *after, *stage, limit).await?
             }
             Wanted::Due { issue, but, stage } => {
-                queue::claim_due(tx, claim, *issue, but, now, *stage, limit).await?
+                queue::claim_due(tx, claim, *issue, but, *stage, limit).await?
             }
             Wanted::Service => {
-                let mails = service::claim(tx, claim, now, limit).await?;
+                let mails = service::claim(tx, claim, limit).await?;
                 let copies = mails.iter().map(|mail| Claimed {
                     copy: CopyId::Service(mail.id),
-                    claim,
+                    claim: claim.id,
+                    claimed_at: claim.at,
+                    due_at: mail.due_at,
+                    first_due_at: mail.created_at,
                     provider: mail.provider,
                     stage: 0,
                     attempts: mail.attempt,
@@ -368,18 +372,22 @@ async fn linger(inbox: &mut mpsc::Receiver<Request>, requests: &mut Vec<Request>
 }
 
 /// An outcome as it is counted; none for a copy that never reached the wire.
-fn attempt(settlement: &Settlement) -> Option<Attempt> {
+fn attempt(settlement: &Settlement) -> Option<Attempt<'_>> {
     let event = settlement.event.as_ref()?;
-    let issue = match settlement.copy {
-        CopyId::Issue { issue, .. } => Some(issue),
-        CopyId::Service(_) => None,
-    };
-    let smtp = event.duration_us.and_then(|us| u64::try_from(us).ok());
+    let micros = |us: i64| Duration::from_micros(u64::try_from(us).unwrap_or_default());
+    let Timings { envelope_us, body_us, dot_us } = settlement.timings;
+    let is_over = settlement.state.is_final();
     Some(Attempt {
-        issue,
+        lane: match settlement.copy {
+            CopyId::Issue { .. } => telemetry::Lane::Issue,
+            CopyId::Service(_) => telemetry::Lane::Service,
+        },
         outcome: event.kind,
         provider: settlement.provider,
-        at: event.at,
-        smtp: smtp.map(Duration::from_micros),
+        relay: event.relay.as_deref(),
+        smtp: event.duration_us.map(micros),
+        phases: [envelope_us, body_us, dot_us].map(Duration::from_micros),
+        queue_wait: event.due_us.zip(event.handed_us).map(|(due, handed)| micros(due - handed)),
+        end_to_end: settlement.first_due_at.filter(|_| is_over).map(|due| event.at.since(due)),
     })
 }

@@ -265,7 +265,17 @@ const UNSTORED: IssueId = IssueId(0);
 pub fn unrecorded_copy(subscriber: SubscriberId, reader: &Addressee) -> Handed {
     let copy = CopyId::Issue { issue: UNSTORED, subscriber };
     Handed {
-        claimed: Claimed { copy, claim: 0, provider: 0, stage: 0, attempts: 0 },
+        claimed: Claimed {
+            copy,
+            claim: 0,
+            claimed_at: Timestamp::default(),
+            due_at: Timestamp::default(),
+            first_due_at: Timestamp::default(),
+            provider: 0,
+            stage: 0,
+            attempts: 0,
+        },
+        at: Timestamp::default(),
         address: reader.address.clone(),
         name: reader.name.clone(),
         attributes: reader.attributes.clone(),

@@ -20,10 +20,11 @@ use crate::{
     db::{self, Db, Tx, record::record, state::CopyState},
     event::Event,
     id::{CopyId, IssueId},
+    smtp::client::Timings,
     timestamp::Timestamp,
 };
 
-pub use claim::{claim_due, claim_first_tries, open_claim};
+pub use claim::{Opened, claim_due, claim_first_tries, open_claim, stage_released};
 pub use handoff::hand_off;
 pub use settle::{release, settle, settle_uncertain};
 
@@ -34,6 +35,12 @@ pub struct Claimed {
     pub copy: CopyId,
     /// The claim that holds it.
     pub claim: i64,
+    /// Since when.
+    pub claimed_at: Timestamp,
+    /// Since when this try is due: the first since its stage was released.
+    pub due_at: Timestamp,
+    /// Since when the copy is due, over all its tries.
+    pub first_due_at: Timestamp,
     /// The provider of its address.
     pub provider: i64,
     /// Its stage; 0 for service mail.
@@ -57,6 +64,8 @@ pub enum Lane {
 pub struct Handed {
     /// The copy and its claim.
     pub claimed: Claimed,
+    /// When it was handed off.
+    pub at: Timestamp,
     /// Where it goes.
     pub address: String,
     /// The reader's name.
@@ -97,6 +106,10 @@ pub struct Settlement {
     pub event: Option<Event>,
     /// Whose fault a refusal is: the recipient's own suppresses the address with the outcome.
     pub class: Option<Classification>,
+    /// Since when the copy was due, over all its tries; for the figures.
+    pub first_due_at: Option<Timestamp>,
+    /// How long the parts of its transaction took.
+    pub timings: Timings,
     /// Its stage, for the tallies.
     pub stage: i64,
     /// The provider of its address.

@@ -23,7 +23,7 @@ use crate::{
     fail_point,
     id::{CopyId, IssueId, NodeId, ServiceMailId, SubscriberId},
     provider::ProviderId,
-    smtp::client::Phase,
+    smtp::client::{Phase, Timings},
     timestamp::Timestamp,
 };
 
@@ -49,20 +49,21 @@ record! {
         provider: i64,
         attempt: i64,
         claim_id: i64,
+        claimed_at: Option<Timestamp>,
         node_uid: Option<String>,
         expires_at: Timestamp,
     }
 }
 
 const LEFT_COPIES: &str = "SELECT d.issue_id, d.subscriber_id, NULL AS service_id, d.stage, \
-     d.provider, d.attempt, d.claim_id, n.uid AS node_uid, \
+     d.provider, d.attempt, d.claim_id, c.at AS claimed_at, n.uid AS node_uid, \
      coalesce(i.expires_at, 0) AS expires_at \
      FROM delivery d JOIN issue i ON i.id = d.issue_id \
      LEFT JOIN claim c ON c.id = d.claim_id LEFT JOIN node n ON n.id = c.node_id \
      WHERE d.issue_id IN (SELECT id FROM issue WHERE state > 0 AND finished_at IS NULL) \
      AND d.state = 2";
 const LEFT_MAILS: &str = "SELECT NULL AS issue_id, NULL AS subscriber_id, m.id AS service_id, \
-     0 AS stage, m.provider, m.attempt, m.claim_id, n.uid AS node_uid, m.expires_at \
+     0 AS stage, m.provider, m.attempt, m.claim_id, c.at AS claimed_at, n.uid AS node_uid, m.expires_at \
      FROM service_mail m LEFT JOIN claim c ON c.id = m.claim_id LEFT JOIN node n ON n.id = c.node_id \
      WHERE m.state = 2";
 
@@ -170,6 +171,8 @@ fn settle(
         reason: None,
         event: None,
         class: None,
+        first_due_at: None,
+        timings: Timings::default(),
         stage: row.stage,
         provider: row.provider,
     };
@@ -185,6 +188,9 @@ fn settle(
         event.node_id = Some(node);
         event.provider = Some(row.provider);
         event.phase = Some(Phase::Dot.to_string());
+        // When it was handed off nobody wrote down.
+        let claimed = row.claimed_at.map(|at| now.since(at).as_micros());
+        event.claimed_us = claimed.and_then(|us| i64::try_from(us).ok());
         event
     };
     match entry {

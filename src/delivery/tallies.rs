@@ -229,7 +229,17 @@ mod tests {
                     tokio::task::yield_now().await;
                     let copy = CopyId::Issue { issue: ISSUE, subscriber: SubscriberId(id) };
                     let (stage, provider) = (id % 2, id % 3);
-                    let copy = Claimed { copy, claim: 1, provider, stage, attempts: 0 };
+                    let at = crate::timestamp::Timestamp::default();
+                    let copy = Claimed {
+                        copy,
+                        claim: 1,
+                        claimed_at: at,
+                        due_at: at,
+                        first_due_at: at,
+                        provider,
+                        stage,
+                        attempts: 0,
+                    };
                     tallies.update(|moving| {
                         moving.moved(&copy, CopyState::Waiting, CopyState::Accepted);
                     });

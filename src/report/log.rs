@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     db::{self, Db, state::EventKind},
-    event::{Filter, Line},
+    event::{Filter, Line, Step},
     timestamp::Timestamp,
 };
 
@@ -43,21 +43,46 @@ pub struct LogPage {
     pub stopped_early: bool,
 }
 
-macro_rules! select_lines {
-    ($from:literal, $rest:literal) => {
+macro_rules! select {
+    ($from:literal, $what:literal, $rest:literal) => {
         concat!(
             "SELECT e.id, e.at, e.kind, n.slug AS newsletter, i.number AS issue, \
              e.subscriber_id, s.address, e.attempt, e.relay, e.host, e.provider, e.session, e.phase, \
-             e.code, e.enhanced, e.text, e.class, e.rule, e.duration_us, e.bytes FROM ",
+             e.code, e.enhanced, e.text, e.class, e.rule, e.duration_us, e.bytes, \
+             e.at - e.due_us AS due_at, e.at - e.claimed_us AS claimed_at, \
+             e.at - e.handed_us AS handed_off_at FROM ",
             $from,
             " LEFT JOIN issue i ON i.id = e.issue_id \
              LEFT JOIN newsletter n ON n.id = i.newsletter_id \
              LEFT JOIN subscriber s ON s.id = e.subscriber_id \
              WHERE e.id > $1 AND e.id < $2 AND ($3 IS NULL OR e.issue_id = $3) \
              AND ($4 IS NULL OR e.subscriber_id = $4) AND ($5 IS NULL OR e.provider = $5) \
-             AND ($6 IS NULL OR e.kind = $6) \
-             AND ($7 IS NULL OR substr(e.class, 1, length($7)) = $7) \
-             AND ($8 IS NULL OR e.at >= $8) AND ($9 IS NULL OR e.at <= $9) ",
+             AND ($7 IS NULL OR substr(e.class, 1, length($7)) = $7) ",
+            $what,
+            " ",
+            $rest
+        )
+    };
+}
+macro_rules! select_lines {
+    ($from:literal, $rest:literal) => {
+        select!(
+            $from,
+            "AND ($6 IS NULL OR e.kind = $6) \
+             AND ($8 IS NULL OR e.at >= $8) AND ($9 IS NULL OR e.at <= $9)",
+            $rest
+        )
+    };
+}
+/// Lines that tell of a step before their outcome: `$6` is 0 for the claim and 1 for the handoff, the
+/// numbers of these kinds. The times are the step's.
+macro_rules! select_steps {
+    ($from:literal, $rest:literal) => {
+        select!(
+            $from,
+            "AND iif($6 = 0, e.claimed_us, e.handed_us) IS NOT NULL \
+             AND ($8 IS NULL OR e.at - iif($6 = 0, e.claimed_us, e.handed_us) >= $8) \
+             AND ($9 IS NULL OR e.at - iif($6 = 0, e.claimed_us, e.handed_us) <= $9)",
             $rest
         )
     };
@@ -81,6 +106,16 @@ pub(super) const OF_ISSUE_ON: &str = select_lines!(
     "event e INDEXED BY event_by_issue",
     "AND e.issue_id = $3 AND e.kind = $6 AND e.kind <> 2 ORDER BY e.id LIMIT $10"
 );
+pub(super) const STEPS_BACK: &str = select_steps!("event e", "ORDER BY e.id DESC LIMIT $10");
+pub(super) const STEPS_ON: &str = select_steps!("event e", "ORDER BY e.id LIMIT $10");
+pub(super) const STEPS_OF_READER_BACK: &str = select_steps!(
+    "event e INDEXED BY event_by_subscriber",
+    "AND e.subscriber_id = $4 ORDER BY e.id DESC LIMIT $10"
+);
+pub(super) const STEPS_OF_READER_ON: &str = select_steps!(
+    "event e INDEXED BY event_by_subscriber",
+    "AND e.subscriber_id = $4 ORDER BY e.id LIMIT $10"
+);
 
 /// Up to `limit` lines that `filter` lets through.
 pub async fn log_page(db: &Db, filter: &Filter, start: Start, limit: u32) -> db::Result<LogPage> {
@@ -93,8 +128,7 @@ pub async fn log_page(db: &Db, filter: &Filter, start: Start, limit: u32) -> db:
         Start::Before(id) => (first - 1, id.min(last + 1)),
         Start::After(id) => (id.max(first - 1), last + 1),
     };
-    let indexed = filter.subscriber.is_some()
-        || (filter.issue.is_some() && filter.kind.is_some_and(|kind| kind != EventKind::Accepted));
+    let indexed = filter.subscriber.is_some() || is_indexed_of_issue(filter);
     let whole = indexed || under - over - 1 <= LOOKED_THROUGH_MAX;
     if !whole && back {
         over = under - 1 - LOOKED_THROUGH_MAX;
@@ -138,16 +172,22 @@ async fn walk(
     back: bool,
     limit: u32,
 ) -> db::Result<Vec<Line>> {
-    let of_kind = filter.kind.is_some_and(|kind| kind != EventKind::Accepted);
-    let sql = match (filter.subscriber.is_some(), filter.issue.is_some() && of_kind, back) {
-        (true, _, true) => OF_READER_BACK,
-        (true, _, false) => OF_READER_ON,
-        (false, true, true) => OF_ISSUE_BACK,
-        (false, true, false) => OF_ISSUE_ON,
-        (false, false, true) => WALK_BACK,
-        (false, false, false) => WALK_ON,
+    let step = filter.kind.and_then(Step::of);
+    let of_reader = filter.subscriber.is_some();
+    let sql = match (step.is_some(), of_reader, is_indexed_of_issue(filter), back) {
+        (true, true, _, true) => STEPS_OF_READER_BACK,
+        (true, true, _, false) => STEPS_OF_READER_ON,
+        (true, false, _, true) => STEPS_BACK,
+        (true, false, _, false) => STEPS_ON,
+        (false, true, _, true) => OF_READER_BACK,
+        (false, true, _, false) => OF_READER_ON,
+        (false, false, true, true) => OF_ISSUE_BACK,
+        (false, false, true, false) => OF_ISSUE_ON,
+        (false, false, false, true) => WALK_BACK,
+        (false, false, false, false) => WALK_ON,
     };
-    db.query(sql)
+    let lines: Vec<Line> = db
+        .query(sql)
         .bind(over)
         .bind(under)
         .bind(filter.issue)
@@ -159,7 +199,18 @@ async fn walk(
         .bind(filter.until)
         .bind(i64::from(limit))
         .all()
-        .await
+        .await?;
+    Ok(match step {
+        Some(step) => lines.iter().filter_map(|line| line.step(step)).collect(),
+        None => lines,
+    })
+}
+
+/// Whether the issue's index leads to the lines: of acceptances it has none, and steps are told by the
+/// lines of outcomes.
+fn is_indexed_of_issue(filter: &Filter) -> bool {
+    let has_index = |kind: EventKind| kind != EventKind::Accepted && Step::of(kind).is_none();
+    filter.issue.is_some() && filter.kind.is_some_and(has_index)
 }
 
 /// The first and the last line that can fit: by time, and by the life of the issue.
@@ -168,7 +219,9 @@ async fn bounds(db: &Db, filter: &Filter, newest: i64) -> db::Result<(i64, i64)>
     if let Some(since) = filter.since {
         first = first_at(db, since.minus(DISORDER), newest).await?;
     }
-    if let Some(until) = filter.until {
+    // The outcome that tells of a step may come much later.
+    let until = filter.until.filter(|_| filter.kind.and_then(Step::of).is_none());
+    if let Some(until) = until {
         last = last.min(first_at(db, until.plus(DISORDER), newest).await?);
     }
     if let Some(issue) = filter.issue {

@@ -1,4 +1,5 @@
-//! How fast a send goes: attempts a second now, how long SMTP takes, when it will be done. Read from
+//! How fast a send goes: attempts a second now, how long copies wait and SMTP takes, when it will be
+//! done. Read from
 //! the newest lines of the log, so that it costs the same for every issue.
 
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub struct Rate {
     pub per_second: f64,
 }
 
-/// How long SMTP transactions took, in microseconds, by nearest rank.
+/// How long something took, in microseconds, by nearest rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Percentiles {
     /// How many attempts this is drawn from: the issue's newest, at most 20,000.
@@ -49,6 +50,10 @@ pub struct Pace {
     pub last_60_s: Option<Rate>,
     /// How long SMTP takes.
     pub smtp: Option<Percentiles>,
+    /// From when a try was due to its handoff.
+    pub queue_wait: Option<Percentiles>,
+    /// From the release of a copy's stage to its outcome.
+    pub end_to_end: Option<Percentiles>,
 }
 
 record! {
@@ -76,14 +81,34 @@ pub(super) const RECENT: &str = "SELECT MIN(at) AS oldest, \
      coalesce(SUM(issue_id IS $2 AND kind IN (2, 3, 4, 5) AND at > $3), 0) AS short, \
      coalesce(SUM(issue_id IS $2 AND kind IN (2, 3, 4, 5) AND at > $4), 0) AS long \
      FROM event WHERE id > $1";
-pub(super) const PERCENTILES: &str = "WITH ranked AS ( \
-       SELECT duration_us, row_number() OVER (ORDER BY duration_us) AS place, \
-         COUNT(*) OVER () AS sample \
-       FROM event WHERE id > $1 AND id <= $2 AND issue_id = $3 AND duration_us IS NOT NULL) \
-     SELECT sample, MAX(iif(place = (sample * 50 + 99) / 100, duration_us, 0)) AS p50, \
-       MAX(iif(place = (sample * 90 + 99) / 100, duration_us, 0)) AS p90, \
-       MAX(iif(place = (sample * 99 + 99) / 100, duration_us, 0)) AS p99 \
-     FROM ranked HAVING sample > 0";
+/// Percentiles, by nearest rank, of a value in the lines of an issue between two others.
+macro_rules! ranked {
+    ($value:literal, $joined:literal) => {
+        concat!(
+            "WITH ranked AS (SELECT took, row_number() OVER (ORDER BY took) AS place, \
+               COUNT(*) OVER () AS sample FROM (SELECT ",
+            $value,
+            " AS took FROM event e ",
+            $joined,
+            " WHERE e.id > $1 AND e.id <= $2 AND e.issue_id = $3 AND ",
+            $value,
+            " IS NOT NULL)) \
+             SELECT sample, MAX(iif(place = (sample * 50 + 99) / 100, took, 0)) AS p50, \
+               MAX(iif(place = (sample * 90 + 99) / 100, took, 0)) AS p90, \
+               MAX(iif(place = (sample * 99 + 99) / 100, took, 0)) AS p99 \
+             FROM ranked HAVING sample > 0"
+        )
+    };
+}
+pub(super) const SMTP: &str = ranked!("e.duration_us", "");
+pub(super) const QUEUE_WAIT: &str = ranked!("(e.due_us - e.handed_us)", "");
+/// Of copies that are done: a copy is due when its stage is released.
+pub(super) const END_TO_END: &str = ranked!(
+    "(e.at - s.released_at)",
+    "CROSS JOIN delivery d ON e.kind IN (2, 4, 5) AND d.issue_id = e.issue_id \
+     AND d.subscriber_id = e.subscriber_id \
+     CROSS JOIN issue_stage s ON s.issue_id = d.issue_id AND s.stage = d.stage"
+);
 
 /// The pace of `edition`, whose first line in the log is `first_event`.
 pub(super) async fn pace(db: &Db, edition: &Edition, now: Timestamp) -> db::Result<Pace> {
@@ -100,19 +125,32 @@ pub(super) async fn pace(db: &Db, edition: &Edition, now: Timestamp) -> db::Resu
         .scalar()
         .await?;
     let from = (last - SAMPLE_MAX).max(first.unwrap_or(1) - 1);
-    let ranked: Option<Ranked> =
-        db.query(PERCENTILES).bind(from).bind(last).bind(edition.id).optional().await?;
-    let smtp = ranked.map(|ranked| Percentiles {
+    let of = (from, last, edition.id);
+    let mut pace = Pace {
+        smtp: percentiles(db, SMTP, of).await?,
+        queue_wait: percentiles(db, QUEUE_WAIT, of).await?,
+        end_to_end: percentiles(db, END_TO_END, of).await?,
+        ..Pace::default()
+    };
+    if edition.finished_at.is_none() {
+        let (last_10_s, last_60_s) = rates(db, edition.id, newest, started_at, now).await?;
+        (pace.last_10_s, pace.last_60_s) = (Some(last_10_s), Some(last_60_s));
+    }
+    Ok(pace)
+}
+
+async fn percentiles(
+    db: &Db,
+    sql: &'static str,
+    (from, last, issue): (i64, i64, IssueId),
+) -> db::Result<Option<Percentiles>> {
+    let ranked: Option<Ranked> = db.query(sql).bind(from).bind(last).bind(issue).optional().await?;
+    Ok(ranked.map(|ranked| Percentiles {
         sample: ranked.sample,
         p50_us: ranked.p50,
         p90_us: ranked.p90,
         p99_us: ranked.p99,
-    });
-    if edition.finished_at.is_some() {
-        return Ok(Pace { smtp, ..Pace::default() });
-    }
-    let (last_10_s, last_60_s) = rates(db, edition.id, newest, started_at, now).await?;
-    Ok(Pace { last_10_s: Some(last_10_s), last_60_s: Some(last_60_s), smtp })
+    }))
 }
 
 async fn rates(

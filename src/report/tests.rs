@@ -122,12 +122,14 @@ impl House {
         }
         for (stage, name) in ["seed list", "10 %", "rest"].iter().enumerate() {
             tx.query(
-                "INSERT INTO issue_stage (issue_id, stage, name, size) VALUES ($1, $2, $3, $4)",
+                "INSERT INTO issue_stage (issue_id, stage, name, size, released_at) \
+                 VALUES ($1, $2, $3, $4, $5)",
             )
             .bind(issue)
             .bind(stage as i64)
             .bind((*name).to_owned())
             .bind(sizes[stage])
+            .bind((stage < 2).then_some(started_at))
             .execute()
             .await
             .unwrap();
@@ -213,6 +215,13 @@ impl House {
             event.phase = Some("DOT".into());
             event.duration_us = Some(1000 * (n % 100 + 1));
             event.bytes = Some(60_000);
+            // Handed off 0.2 s before, claimed 0.3 s before that, due so many milliseconds earlier.
+            let handed_off_at = event.at.minus(Duration::from_millis(200));
+            let claimed_at = handed_off_at.minus(Duration::from_millis(300));
+            let wait = Duration::from_millis(1000 + n as u64 % 100);
+            event = event
+                .after_claim(handed_off_at.minus(wait), claimed_at)
+                .after_handoff(handed_off_at);
         }
         Some(event)
     }
@@ -310,6 +319,17 @@ async fn the_pace_is_that_of_the_last_seconds_and_percentiles_are_exact() {
     let smtp = pace.smtp.unwrap();
     assert_eq!((smtp.p50_us, smtp.p90_us, smtp.p99_us), (rank(50), rank(90), rank(99)));
     assert_eq!(smtp.sample, 1710);
+    let wait = pace.queue_wait.unwrap();
+    let rank = |percent| 1_000_000 + rank(percent) - 1000;
+    assert_eq!((wait.p50_us, wait.p90_us, wait.p99_us), (rank(50), rank(90), rank(99)));
+    assert_eq!(wait.sample, 1710);
+    // Of those who were tried three of 57 are tried again. The last outcome is 20 minutes after the
+    // begin, less the readers who were not tried.
+    let end = pace.end_to_end.unwrap();
+    assert_eq!(end.sample, 1620);
+    let minutes = |us: i64| us as f64 / 60e6;
+    assert!((19.4..19.6).contains(&minutes(end.p50_us)), "{end:?}");
+    assert!((19.9..20.0).contains(&minutes(end.p99_us)), "{end:?}");
 }
 
 #[tokio::test]

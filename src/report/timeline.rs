@@ -35,7 +35,7 @@ pub struct Timeline {
     pub copies: Vec<CopyLine>,
     /// Service mails to them, newest first.
     pub service_mails: Vec<ServiceLine>,
-    /// What the log says of them, newest first.
+    /// What the log says of them, each try with its steps, newest first.
     pub lines: Vec<Line>,
     /// Whether the log has more.
     pub more_lines: bool,
@@ -63,6 +63,9 @@ record! {
         pub due_at: Option<Timestamp>,
         /// Why it did not leave or arrive.
         pub reason: Option<String>,
+        /// Since when it is in hand, if it is: claimed, and perhaps handed off. The log tells of that
+        /// when the try has an outcome.
+        pub in_hand_since: Option<Timestamp>,
     }
 }
 
@@ -84,7 +87,8 @@ record! {
 }
 
 pub(super) const COPIES: &str = "SELECT n.slug AS newsletter, i.number, i.subject, \
-     i.state AS issue_state, d.state, d.stage, d.attempt AS attempts, d.due_at, d.reason \
+     i.state AS issue_state, d.state, d.stage, d.attempt AS attempts, d.due_at, d.reason, \
+     (SELECT c.at FROM claim c WHERE c.id = d.claim_id AND d.state IN (1, 2)) AS in_hand_since \
      FROM (SELECT id, newsletter_id, number, subject, state FROM issue ORDER BY id DESC LIMIT $2) i \
      CROSS JOIN delivery d ON d.issue_id = i.id AND d.subscriber_id = $1 \
      JOIN newsletter n ON n.id = i.newsletter_id ORDER BY i.id DESC";
@@ -94,6 +98,13 @@ pub(super) const SERVICE_MAILS: &str = "SELECT kind, state, attempt AS attempts,
 pub(super) const SUPPRESSION: &str = "SELECT x.address, x.reason, x.detail, x.created_at \
      FROM subscriber s CROSS JOIN suppression x ON x.address_hash = s.address_hash \
      WHERE s.id = $1";
+
+/// The reader's copies that a daemon has in hand.
+pub async fn copies_in_hand(db: &Db, id: SubscriberId) -> db::Result<Vec<CopyLine>> {
+    let mut copies: Vec<CopyLine> = db.query(COPIES).bind(id).bind(ISSUES_MAX).all().await?;
+    copies.retain(|copy| matches!(copy.state, CopyState::Claimed | CopyState::HandedOff));
+    Ok(copies)
+}
 
 /// Everything about one reader; none when there never was such a one.
 pub async fn timeline(db: &Db, id: SubscriberId) -> db::Result<Option<Timeline>> {
@@ -106,7 +117,7 @@ pub async fn timeline(db: &Db, id: SubscriberId) -> db::Result<Option<Timeline>>
         suppression: db.query(SUPPRESSION).bind(id).optional().await?,
         copies: db.query(COPIES).bind(id).bind(ISSUES_MAX).all().await?,
         service_mails: db.query(SERVICE_MAILS).bind(id).bind(SERVICE_MAILS_MAX).all().await?,
-        lines: page.lines,
         more_lines: page.older.is_some(),
+        lines: page.lines.into_iter().flat_map(Line::with_steps).collect(),
     }))
 }

@@ -31,8 +31,8 @@ pub use capabilities::Capabilities;
 pub use endpoint::{Credentials, Deadlines, Endpoint, Mechanism};
 pub use envelope::{Envelope, ReportRequest, Unsendable};
 pub use outcome::{
-    CloseReason, Phase, SessionError, SessionErrorKind, SessionState, Timings, Transaction,
-    Verdict, WireError,
+    CloseReason, Opening, Phase, SessionError, SessionErrorKind, SessionState, Timings,
+    Transaction, Verdict, WireError,
 };
 pub use transact::Outgoing;
 pub use wire::Dot;
@@ -56,6 +56,7 @@ pub struct Session {
     /// Whether a refused message's envelope must be cleared away first.
     needs_reset: bool,
     closed: Option<CloseReason>,
+    opening: Opening,
     connected_at: Instant,
     idle_since: Instant,
     messages_sent: u64,
@@ -64,9 +65,13 @@ pub struct Session {
 impl Session {
     /// Connects, and goes through TLS, greeting, EHLO and login as `endpoint` says.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self, SessionError> {
+        let since = Instant::now();
         let tcp = connect::dial(endpoint).await?;
+        let dialled = since.elapsed();
         let peer = tcp.peer_addr().ok();
-        Self::establish(Stream::Plain(tcp), peer, endpoint).await
+        let mut session = Self::establish(Stream::Plain(tcp), peer, endpoint).await?;
+        session.opening.connect = dialled;
+        Ok(session)
     }
 
     async fn establish(
@@ -74,7 +79,7 @@ impl Session {
         peer: Option<SocketAddr>,
         endpoint: &Endpoint,
     ) -> Result<Self, SessionError> {
-        let (wire, capabilities) = connect::establish(Wire::new(stream), endpoint).await?;
+        let (wire, capabilities, opening) = connect::establish(Wire::new(stream), endpoint).await?;
         let now = Instant::now();
         Ok(Self {
             wire,
@@ -86,6 +91,7 @@ impl Session {
             opened: false,
             needs_reset: false,
             closed: None,
+            opening,
             connected_at: now,
             idle_since: now,
             messages_sent: 0,
@@ -116,6 +122,11 @@ impl Session {
     /// anything else must go over another session, and this one be dropped.
     pub fn holds_envelope(&self) -> bool {
         self.opened
+    }
+
+    /// How long the steps to it took.
+    pub fn opening(&self) -> Opening {
+        self.opening
     }
 
     /// How long ago it was connected.

@@ -1,9 +1,13 @@
 //! `postrider issue` from a send to its end: test, send, schedule, undo, pause, resume, cancel,
 //! status, report.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
-use postrider::sink::{Sink, SinkConfig, mailbox::Filter};
+use postrider::{
+    sink::{Sink, SinkConfig, mailbox::Filter},
+    timestamp::Timestamp,
+};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -56,6 +60,10 @@ async fn an_issue_goes_out_once_seed_list_first() {
     assert_eq!(status["state"], "sent");
     assert_eq!(status["equation"]["accepted"], 120);
     assert_eq!(status["holds"], true);
+    for figure in ["queue_wait", "smtp", "end_to_end"] {
+        assert_eq!(status["pace"][figure]["sample"], 121, "{figure}: {}", status["pace"]);
+    }
+    every_try_tells_its_steps(&house);
     let status = house.run(&["issue", "status"]).ok();
     let copies = status.lines().find(|line| line.starts_with("copies:")).unwrap();
     assert_eq!(copies, "copies:      120 accepted + 1 rejected = 121 in the audience");
@@ -79,6 +87,38 @@ async fn an_issue_goes_out_once_seed_list_first() {
     number  state  first copy               finished                 subject
        437  sent   TIME  TIME  SRE Digest #437
     ");
+}
+
+/// Due, claimed, handed off, done: in this order, for every copy, whichever way the log is asked.
+fn every_try_tells_its_steps(house: &Installation) {
+    let lines = |more: &[&str]| -> Vec<Value> {
+        let args = ["delivery", "log", "--issue", "437", "--all", "--json"];
+        let log = house.run(args.iter().chain(more)).ok();
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let time = |line: &Value, field: &str| -> Option<Timestamp> {
+        line[field].as_str().map(|at| at.parse().unwrap())
+    };
+    let outcomes = lines(&[]).into_iter().filter(|line| !line["attempt"].is_null());
+    let mut times = BTreeMap::new();
+    for line in outcomes {
+        let order = ["due_at", "claimed_at", "handed_off_at", "at"].map(|field| time(&line, field));
+        assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{line}");
+        times.insert(line["subscriber_id"].as_i64(), order);
+    }
+    assert_eq!(times.len(), 121);
+    for (kind, place) in [("claimed", 1), ("handed_off", 2)] {
+        let told = lines(&["--outcome", kind]);
+        assert_eq!(told.len(), 121, "{kind}");
+        for line in told {
+            assert_eq!(line["kind"], kind);
+            let known = times[&line["subscriber_id"].as_i64()][place];
+            assert_eq!(time(&line, "at"), known, "{line}");
+        }
+    }
+    let of_one = lines(&["--subscriber", "ada@example.com", "--steps"]);
+    let kinds: Vec<_> = of_one.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["claimed", "handed_off", "accepted"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,10 +183,10 @@ impl Bench {
     async fn claim(&mut self, due: bool, limit: u32) -> Result<(), TestCaseError> {
         let node = NodeId(self.model.node);
         let mut tx = self.db.begin().await.unwrap();
-        let claim = queue::open_claim(&mut tx, node).await.unwrap();
+        let claim = queue::open_claim(&mut tx, node, now()).await.unwrap();
         let stage = self.model.stage;
         let claimed = if due {
-            queue::claim_due(&mut tx, claim, ISSUE, "[]", now(), stage, limit).await.unwrap()
+            queue::claim_due(&mut tx, claim, ISSUE, "[]", stage, limit).await.unwrap()
         } else {
             let (lane, after) = (Lane::AllBut("[]".to_owned()), SubscriberId(0));
             queue::claim_first_tries(&mut tx, claim, ISSUE, &lane, after, stage, limit)
@@ -195,7 +195,7 @@ impl Bench {
         };
         tx.commit().await.unwrap();
         let readers: Vec<usize> = claimed.iter().map(|copy| id_of(copy.copy)).collect();
-        prop_assert_eq!(&readers, &self.model.claims(claim, due, limit as usize));
+        prop_assert_eq!(&readers, &self.model.claims(claim.id, due, limit as usize));
         for copy in &claimed {
             prop_assert_eq!(copy.attempts, self.model.copies[id_of(copy.copy)].attempts);
         }
@@ -232,6 +232,8 @@ impl Bench {
             reason: None,
             event: None::<Event>,
             class: None,
+            first_due_at: None,
+            timings: postrider::smtp::client::Timings::default(),
             stage: claimed.stage,
             provider: claimed.provider,
         };

@@ -273,6 +273,8 @@ impl House {
             reason: Some(format!("{phase}: {reply}")),
             event: Some(event),
             class: Some(classify_reply(phase, &reply, provider)),
+            first_due_at: None,
+            timings: crate::smtp::client::Timings::default(),
             stage: 0,
             provider: provider.0,
         }

@@ -15,7 +15,7 @@ use crate::{
         output::{self, Format},
     },
     db::{Db, state::EventKind},
-    event::{Filter, Line},
+    event::{Filter, Line, Step},
     provider::{ProviderId, Providers},
     report::{self, Start},
     subscriber,
@@ -45,9 +45,13 @@ pub(in crate::cli) struct LogArgs {
     /// Only for mailboxes of this provider
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// Only what ended so: accepted, deferred, rejected, uncertain, bounced, …
+    /// Only what ended so: accepted, deferred, rejected, uncertain, bounced, …; or the steps before
+    /// that: `claimed`, `handed_off`
     #[arg(long, value_name = "KIND", value_parser = kind)]
     outcome: Option<EventKind>,
+    /// Print for each try when the copy was claimed and handed off, as lines of their own
+    #[arg(long)]
+    steps: bool,
     /// Only what was put down to this: recipient, mailbox, network, policy, …
     #[arg(long, value_name = "CLASS")]
     class: Option<String>,
@@ -79,12 +83,15 @@ fn kind(word: &str) -> Result<EventKind, String> {
 pub(in crate::cli) async fn run(context: &Context, args: LogArgs) -> anyhow::Result<()> {
     let filter = filter(context, &args).await?;
     let (db, providers) = (&context.db, &*context.providers);
-    let json = args.format.json;
+    let show = |lines: Vec<Line>| {
+        let lines = if args.steps { oldest_first(lines) } else { lines };
+        print_lines(providers, &lines, args.format.json)
+    };
     if args.all {
         let mut last = 0;
         loop {
             let (lines, more) = on(db, &filter, &mut last).await?;
-            print_lines(providers, &lines, json)?;
+            show(lines)?;
             if !more {
                 return Ok(());
             }
@@ -92,16 +99,17 @@ pub(in crate::cli) async fn run(context: &Context, args: LogArgs) -> anyhow::Res
     }
     let (mut lines, mut last) = report::latest_lines(db, &filter, args.limit).await?;
     lines.reverse();
-    print_lines(providers, &lines, json)?;
+    if lines.is_empty() && !args.follow {
+        output::say("nothing in the log is like that");
+    }
+    show(lines)?;
+    say_what_is_in_hand(context, &filter).await?;
     if !args.follow {
-        if lines.is_empty() {
-            output::say("nothing in the log is like that");
-        }
         return Ok(());
     }
     loop {
         let (lines, more) = on(db, &filter, &mut last).await?;
-        print_lines(providers, &lines, json)?;
+        show(lines)?;
         if !more {
             tokio::time::sleep(TICK).await;
         }
@@ -115,6 +123,38 @@ async fn on(db: &Db, filter: &Filter, last: &mut i64) -> anyhow::Result<(Vec<Lin
     page.lines.reverse();
     let more = page.stopped_early || page.lines.len() == PAGE as usize;
     Ok((page.lines, more))
+}
+
+/// Each line behind the steps that led to it.
+fn oldest_first(lines: Vec<Line>) -> Vec<Line> {
+    let steps = |line: Line| {
+        let mut lines: Vec<Line> = line.with_steps().collect();
+        lines.reverse();
+        lines
+    };
+    lines.into_iter().flat_map(steps).collect()
+}
+
+/// Says of copies in hand, for which the log has no line yet, where they are to be seen.
+async fn say_what_is_in_hand(context: &Context, filter: &Filter) -> anyhow::Result<()> {
+    if let Some(subscriber) = filter.subscriber {
+        for copy in report::copies_in_hand(&context.db, subscriber).await? {
+            let since = copy.in_hand_since.map(|at| format!(", claimed at {}", output::time(at)));
+            output::say(format!(
+                "the copy of {}#{} is in hand now: {}{}",
+                copy.newsletter,
+                copy.number,
+                copy.state,
+                since.unwrap_or_default()
+            ));
+        }
+    } else if filter.kind.is_some_and(|kind| Step::of(kind).is_some()) {
+        output::say(
+            "a try comes to the log with its outcome; `postrider issue status` counts the copies in \
+             hand now",
+        );
+    }
+    Ok(())
 }
 
 async fn filter(context: &Context, args: &LogArgs) -> anyhow::Result<Filter> {
@@ -261,6 +301,9 @@ mod tests {
             rule: None,
             duration_us: Some(12_345),
             bytes: Some(61_000),
+            due_at: None,
+            claimed_at: None,
+            handed_off_at: None,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     },
     db::state::IssueState,
     delivery::{control::Edition, gates::Finding},
-    report::{self, Equation, IssueStatus, Pace, Rate, Scope},
+    report::{self, Equation, IssueStatus, Pace, Percentiles, Rate, Scope},
     timestamp::Timestamp,
 };
 
@@ -131,6 +131,14 @@ fn to_text(status: &IssueStatus, halt: Option<&Finding>, now: Timestamp) -> Stri
     if !pace.is_empty() {
         lines.push(format!("pace:        {pace}"));
     }
+    let times = [
+        ("queue wait:  ", status.pace.queue_wait),
+        ("SMTP:        ", status.pace.smtp),
+        ("end to end:  ", status.pace.end_to_end),
+    ];
+    for (label, found) in times {
+        lines.extend(found.map(|found| format!("{label}{}", times_in_words(found))));
+    }
     let audience = count(status.audience);
     let equation = sum(&status.equation);
     lines.push(if status.holds {
@@ -181,17 +189,17 @@ fn pace_in_words(pace: &Pace) -> String {
     if let Some(rate) = rate(pace.last_60_s) {
         words.push(format!("{:.1}/s over {:.0} s", rate.per_second, rate.seconds));
     }
-    if let Some(smtp) = pace.smtp {
-        let ms = |us: i64| format!("{:.1} ms", us as f64 / 1_000.0);
-        words.push(format!(
-            "SMTP p50 {}, p90 {}, p99 {} (of {})",
-            ms(smtp.p50_us),
-            ms(smtp.p90_us),
-            ms(smtp.p99_us),
-            count(smtp.sample)
-        ));
-    }
     words.join("; ")
+}
+
+fn times_in_words(found: Percentiles) -> String {
+    let time = |us: i64| match us {
+        ..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        1_000_000..120_000_000 => format!("{:.1} s", us as f64 / 1e6),
+        _ => span(Duration::from_micros(us as u64)),
+    };
+    let [p50, p90, p99] = [found.p50_us, found.p90_us, found.p99_us].map(time);
+    format!("p50 {p50}, p90 {p90}, p99 {p99} (of {})", count(found.sample))
 }
 
 fn tables(lines: &mut Vec<String>, status: &IssueStatus) {

@@ -107,13 +107,17 @@ async fn begin(
     }
     for stage in &plan.stages {
         let size = tally.stage(stage.number).total();
-        tx.query("INSERT INTO issue_stage (issue_id, stage, name, size) VALUES ($1, $2, $3, $4)")
-            .bind(issue)
-            .bind(stage.number)
-            .bind(stage.name.clone())
-            .bind(size)
-            .execute()
-            .await?;
+        tx.query(
+            "INSERT INTO issue_stage (issue_id, stage, name, size, released_at) \
+             VALUES ($1, $2, $3, $4, CASE $2 WHEN 0 THEN $5 END)",
+        )
+        .bind(issue)
+        .bind(stage.number)
+        .bind(stage.name.clone())
+        .bind(size)
+        .bind(now)
+        .execute()
+        .await?;
     }
     let event = Event::new(EventKind::StageReleased, now)
         .about(Some(issue), None)

@@ -6,7 +6,10 @@ use tracing::info;
 use super::{Conductor, InMotion};
 use crate::{
     db::{self, state::EventKind},
-    delivery::gates::{Finding, Gate},
+    delivery::{
+        gates::{Finding, Gate},
+        queue,
+    },
     event::{self, Event},
     fail_point,
     timestamp::Timestamp,
@@ -35,6 +38,7 @@ impl Conductor {
             // Somebody changed its course meanwhile.
             return tx.rollback().await;
         }
+        queue::stage_released(&mut tx, issue.id, next, now).await?;
         let event = Event::new(EventKind::StageReleased, now)
             .about(Some(issue.id), None)
             .because(format!("stage {next}"));

@@ -123,6 +123,7 @@ impl Connection {
                 to.reached();
                 self.relay.health.reached();
                 self.shared.dispatch.connected(self.relay.index);
+                self.shared.metrics.opened(&self.relay.name, session.opening().phases());
                 self.number =
                     self.shared.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 debug!(

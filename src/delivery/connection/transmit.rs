@@ -210,7 +210,7 @@ impl Connection {
             event
         });
         self.current = None;
-        self.shared.settle(handed, decision, event).await;
+        self.shared.settle_timed(handed, decision, event, transaction.timings).await;
     }
 
     /// Tells breakers and concurrency how it went; what went well is told with the slice's end.
@@ -263,7 +263,7 @@ impl Connection {
         event.host = self.host.as_deref().map(str::to_owned);
         event.provider = Some(handed.claimed.provider);
         event.session = Some(self.number);
-        event
+        event.after_claim(handed.claimed.due_at, handed.claimed.claimed_at).after_handoff(handed.at)
     }
 
     /// What a copy is made from cannot be read now: it is tried again soon, as if it had never been

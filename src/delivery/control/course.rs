@@ -7,7 +7,10 @@ use crate::{
         self, Db, Tx,
         state::{EventKind, IssueState},
     },
-    delivery::gates::{Finding, Gate},
+    delivery::{
+        gates::{Finding, Gate},
+        queue,
+    },
     event::{self, Event},
     timestamp::Timestamp,
 };
@@ -175,6 +178,7 @@ pub async fn widen(
     .bind(hold_after)
     .execute()
     .await?;
+    queue::stage_released(&mut tx, before.id, next, now).await?;
     if state == IssueState::Halted {
         acknowledge(&mut tx, &before).await?;
     }

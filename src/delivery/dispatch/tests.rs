@@ -31,6 +31,9 @@ fn copies(provider: i64, subscribers: std::ops::Range<i64>) -> Vec<Claimed> {
     let claimed = |subscriber| Claimed {
         copy: CopyId::Issue { issue: ISSUE, subscriber: SubscriberId(subscriber) },
         claim: 1,
+        claimed_at: Timestamp::default(),
+        due_at: Timestamp::default(),
+        first_due_at: Timestamp::default(),
         provider,
         stage: 1,
         attempts: 0,
@@ -40,7 +43,17 @@ fn copies(provider: i64, subscribers: std::ops::Range<i64>) -> Vec<Claimed> {
 
 fn service(provider: i64, id: i64) -> Claimed {
     let copy = CopyId::Service(crate::id::ServiceMailId(id));
-    Claimed { copy, claim: 1, provider, stage: 0, attempts: 0 }
+    let (claimed_at, due_at) = (Timestamp::default(), Timestamp::default());
+    Claimed {
+        copy,
+        claim: 1,
+        claimed_at,
+        due_at,
+        first_due_at: due_at,
+        provider,
+        stage: 0,
+        attempts: 0,
+    }
 }
 
 /// What a worker gets at once, if anything.

@@ -62,7 +62,7 @@ pub async fn hand_off(
     for claimed in copies {
         match subscriber_of(claimed.copy).and_then(|id| readers.remove(&id)) {
             Some((address, name, attributes)) => {
-                handed.push(Handed { claimed, address, name, attributes });
+                handed.push(Handed { claimed, at: now, address, name, attributes });
             }
             None => rest.push(claimed),
         }
@@ -173,6 +173,8 @@ async fn skip(tx: &mut Tx, copy: &Claimed, reason: &str, now: Timestamp) -> db::
     let mut event =
         Event::new(EventKind::Skipped, now).about(Some(issue), Some(subscriber)).because(reason);
     event.provider = Some(copy.provider);
+    event.attempt = Some(copy.attempts + 1);
+    event = event.after_claim(copy.due_at, copy.claimed_at);
     event::record(tx, &[event]).await
 }
 

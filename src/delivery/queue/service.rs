@@ -1,6 +1,6 @@
 //! The same moves for service mail, whose rows carry what the mail is about.
 
-use super::{Claimed, Handed, Settlement, Withheld, json_array};
+use super::{Claimed, Handed, Opened, Settlement, Withheld, json_array};
 use crate::{
     db::{self, Tx, record::record, state::EventKind},
     event::{self, Event},
@@ -30,6 +30,8 @@ record! {
         pub attempt: i64,
         /// When it was asked for.
         pub created_at: Timestamp,
+        /// When this try was due.
+        pub due_at: Timestamp,
         /// When it is of no use any more.
         pub expires_at: Timestamp,
     }
@@ -39,17 +41,12 @@ pub(in crate::delivery) const CLAIM: &str = "UPDATE service_mail SET state = 1, 
      WHERE id IN (SELECT id FROM service_mail INDEXED BY service_mail_due \
        WHERE state = 0 AND due_at <= $2 ORDER BY due_at LIMIT $3) \
      RETURNING id, kind, newsletter_id, subscriber_id, address, provider, parameters, attempt, \
-       created_at, expires_at";
+       created_at, due_at, expires_at";
 
 /// Claims up to `limit` service mails that are due.
-pub async fn claim(
-    tx: &mut Tx,
-    claim: i64,
-    now: Timestamp,
-    limit: u32,
-) -> db::Result<Vec<ServiceMail>> {
+pub async fn claim(tx: &mut Tx, claim: Opened, limit: u32) -> db::Result<Vec<ServiceMail>> {
     let mut mails: Vec<ServiceMail> =
-        tx.query(CLAIM).bind(claim).bind(now).bind(i64::from(limit)).all().await?;
+        tx.query(CLAIM).bind(claim.id).bind(claim.at).bind(i64::from(limit)).all().await?;
     mails.sort_unstable_by_key(|mail| mail.id);
     Ok(mails)
 }
@@ -102,7 +99,7 @@ pub async fn hand_off(
         match marked.iter().find(|(id, _)| Some(*id) == id_of(claimed.copy)) {
             Some((_, address)) => {
                 let address = address.clone();
-                handed.push(Handed { claimed, address, name: None, attributes: None });
+                handed.push(Handed { claimed, at: now, address, name: None, attributes: None });
             }
             None => withheld.push((withhold(tx, claimed.copy, claim, now).await?, claimed)),
         }

@@ -89,7 +89,7 @@ async fn a_service_mail_that_the_gate_holds_back_is_dropped_for_a_reason_only() 
         .execute()
         .await
         .unwrap();
-    db.write("INSERT INTO claim (id, node_id) VALUES (1, 1)").execute().await.unwrap();
+    db.write("INSERT INTO claim (id, node_id, at) VALUES (1, 1, 0)").execute().await.unwrap();
     for (id, expires) in [(1_i64, 1_000_i64), (2, 40)] {
         db.write(
             "INSERT INTO service_mail (id, kind, address, provider, parameters, state, claim_id, \
@@ -104,7 +104,17 @@ async fn a_service_mail_that_the_gate_holds_back_is_dropped_for_a_reason_only() 
     }
     let claimed = [1, 2].map(|id| {
         let copy = CopyId::Service(ServiceMailId(id));
-        Claimed { copy, claim: 1, provider: 0, stage: 0, attempts: 0 }
+        let (claimed_at, due_at) = (at(0), at(0));
+        Claimed {
+            copy,
+            claim: 1,
+            claimed_at,
+            due_at,
+            first_due_at: due_at,
+            provider: 0,
+            stage: 0,
+            attempts: 0,
+        }
     });
     let states = async |db: &Db| -> Vec<(i64, CopyState)> {
         db.query("SELECT id, state FROM service_mail ORDER BY id").all().await.unwrap()

@@ -9,7 +9,7 @@ async fn a_timeline_has_a_readers_copies_and_lines() {
     assert_eq!(timeline.subscriber.address.as_deref(), Some("reader50@example.org"));
     assert_eq!(timeline.copies.len(), 1);
     assert_eq!(timeline.copies[0].state, CopyState::Rejected);
-    assert_eq!(timeline.lines.len(), 1);
+    assert_eq!(timeline.lines.len(), 3, "an outcome and the steps before it");
     assert!(timeline.suppression.is_none() && !timeline.more_lines);
     let hash = "INSERT INTO suppression (address_hash, address, reason, created_at) \
                 SELECT address_hash, address, 'bounce', 0 FROM subscriber WHERE id = 51";
@@ -56,6 +56,58 @@ async fn pages_of_the_log_follow_each_other_without_gap_or_repeat() {
         let (at_once, _) = house.walk(&filter, 1000).await;
         assert_eq!(ids, at_once);
     }
+}
+
+/// A claim and a handoff have no rows: the outcome's row tells them.
+#[tokio::test]
+async fn the_steps_of_a_try_are_told_from_its_outcome() {
+    let house = House::new(100, NOW).await;
+    let of_kind = |kind| Filter { kind: Some(kind), ..Filter::default() };
+    for (kind, before) in [(EventKind::Claimed, 500), (EventKind::HandedOff, 200)] {
+        let page = log_page(&house.db, &of_kind(kind), Start::Newest, 1000).await.unwrap();
+        // One reader was skipped before any claim.
+        assert_eq!(page.lines.len(), 57);
+        for line in &page.lines {
+            assert_eq!((line.kind, line.code, &line.text), (kind, None, &None));
+            let at = line.id;
+            let outcome = log_page(&house.db, &Filter::default(), Start::After(at - 1), 1).await;
+            let outcome = outcome.unwrap().lines.remove(0);
+            assert_eq!(line.at, outcome.at.minus(Duration::from_millis(before)));
+            assert_eq!(line.subscriber_id, outcome.subscriber_id);
+        }
+        let (ids, _) = house.walk(&of_kind(kind), 7).await;
+        assert_eq!(ids, page.lines.iter().map(|line| line.id).collect::<Vec<_>>());
+        let (ids, _) =
+            house.walk(&Filter { issue: Some(house.issue), ..of_kind(kind) }, 1000).await;
+        assert_eq!(ids.len(), 57);
+        // Times are the step's.
+        let first = page.lines.last().unwrap().at;
+        let until = Filter { until: Some(first), ..of_kind(kind) };
+        assert_eq!(house.walk(&until, 10).await.0.len(), 1);
+        let since = Filter { since: Some(page.lines[0].at), ..of_kind(kind) };
+        assert_eq!(house.walk(&since, 10).await.0.len(), 1);
+        let one = Filter { subscriber: Some(SubscriberId(51)), ..of_kind(kind) };
+        assert_eq!(house.walk(&one, 10).await.0.len(), 1);
+    }
+    let timeline = super::timeline(&house.db, SubscriberId(51)).await.unwrap().unwrap();
+    let told: Vec<EventKind> = timeline.lines.iter().map(|line| line.kind).collect();
+    assert_eq!(told, [EventKind::Rejected, EventKind::HandedOff, EventKind::Claimed]);
+    assert!(timeline.lines.is_sorted_by(|later, earlier| later.at > earlier.at));
+}
+
+#[tokio::test]
+async fn a_copy_in_hand_is_seen_before_its_outcome() {
+    let house = House::new(100, NOW).await;
+    house.set("INSERT INTO node VALUES (1, 'node', 0, 0, NULL)").await;
+    house.set("INSERT INTO claim (id, node_id, at) VALUES (7, 1, 5)").await;
+    house.set("UPDATE delivery SET state = 2, claim_id = 7 WHERE subscriber_id = 99").await;
+    house.set("UPDATE delivery SET claim_id = 7 WHERE subscriber_id = 1").await;
+    let in_hand = copies_in_hand(&house.db, SubscriberId(99)).await.unwrap();
+    assert_eq!(in_hand[0].state, CopyState::HandedOff);
+    assert_eq!(in_hand[0].in_hand_since, Some(Timestamp::from_microseconds(5)));
+    assert!(copies_in_hand(&house.db, SubscriberId(1)).await.unwrap().is_empty());
+    let done = super::timeline(&house.db, SubscriberId(1)).await.unwrap().unwrap();
+    assert_eq!(done.copies[0].in_hand_since, None);
 }
 
 #[tokio::test]
@@ -115,6 +167,10 @@ async fn statements_use_indexes_or_ranges_of_ids() {
         (log::OF_READER_ON, false),
         (log::OF_ISSUE_BACK, false),
         (log::OF_ISSUE_ON, false),
+        (log::STEPS_BACK, false),
+        (log::STEPS_ON, false),
+        (log::STEPS_OF_READER_BACK, false),
+        (log::STEPS_OF_READER_ON, false),
         (pace::RECENT, false),
         (pace::LAST_OF_ISSUE, false),
         (status::UNCERTAIN, false),
@@ -125,7 +181,9 @@ async fn statements_use_indexes_or_ranges_of_ids() {
         (timeline::SUPPRESSION, false),
         // These sort a sample, whose size is bounded.
         (missed::READERS_OF_KIND, true),
-        (pace::PERCENTILES, true),
+        (pace::SMTP, true),
+        (pace::QUEUE_WAIT, true),
+        (pace::END_TO_END, true),
         (replies::GROUPS, true),
         (timeline::COPIES, true),
         (overview::LATEST, true),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::capabilities::Capabilities;
 use super::endpoint::{Credentials, Endpoint, Mechanism};
-use super::outcome::{Phase, SessionError, SessionErrorKind, WireError};
+use super::outcome::{Opening, Phase, SessionError, SessionErrorKind, WireError};
 use super::wire::{Wire, WriteEnd};
 use crate::smtp::reply::Reply;
 use crate::smtp::tls::Encryption;
@@ -69,14 +69,22 @@ async fn dial_one(endpoint: &Endpoint, address: SocketAddr) -> io::Result<TcpStr
 pub(super) async fn establish(
     mut wire: Wire,
     endpoint: &Endpoint,
-) -> Result<(Wire, Capabilities), SessionError> {
+) -> Result<(Wire, Capabilities, Opening), SessionError> {
+    let mut opening = Opening::default();
+    let mut since = Instant::now();
+    let mut lap = || {
+        let now = Instant::now();
+        std::mem::replace(&mut since, now).elapsed()
+    };
     let within = endpoint.deadlines.greeting;
     at(Phase::Ehlo, check_helo_name(&endpoint.helo_name))?;
     if let Encryption::Implicit(client) = &endpoint.encryption {
         wire = at(Phase::Tls, handshake(within, wire.encrypt(client)).await)?;
+        opening.tls = lap();
     }
     at(Phase::Greeting, greeting(&mut wire, within).await)?;
     let mut offered = at(Phase::Ehlo, hello(&mut wire, endpoint).await)?;
+    opening.hello = lap();
     let start_tls_with = match &endpoint.encryption {
         Encryption::StartTls(client) => Some(client),
         Encryption::Opportunistic(client) => Some(client).filter(|_| offered.starttls),
@@ -85,8 +93,10 @@ pub(super) async fn establish(
     if let Some(client) = start_tls_with {
         at(Phase::StartTls, start_tls(&mut wire, &offered, within).await)?;
         wire = at(Phase::Tls, handshake(within, wire.encrypt(client)).await)?;
+        opening.tls = lap();
         // What was offered in clear text counts for nothing (RFC 3207, section 4.2).
         offered = at(Phase::Ehlo, hello(&mut wire, endpoint).await)?;
+        opening.hello += lap();
     }
     if let Some(credentials) = &endpoint.credentials {
         let step = if wire.is_encrypted() || endpoint.allow_clear_text_auth {
@@ -95,8 +105,9 @@ pub(super) async fn establish(
             Err(SessionErrorKind::ClearTextLogin)
         };
         at(Phase::Auth, step)?;
+        opening.auth = lap();
     }
-    Ok((wire, offered))
+    Ok((wire, offered, opening))
 }
 
 async fn handshake(

@@ -279,6 +279,26 @@ pub struct Timings {
     pub dot_us: u64,
 }
 
+/// How long the steps to a session took. Zero for those that were not needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Opening {
+    /// Name lookup and TCP.
+    pub connect: Duration,
+    /// STARTTLS and the handshake.
+    pub tls: Duration,
+    /// The greeting and EHLO, both times where TLS begins between.
+    pub hello: Duration,
+    /// Logging in.
+    pub auth: Duration,
+}
+
+impl Opening {
+    /// The four, in their order.
+    pub fn phases(&self) -> [Duration; 4] {
+        [self.connect, self.tls, self.hello, self.auth]
+    }
+}
+
 /// What came of one message on one session.
 #[derive(Debug)]
 pub struct Transaction {

@@ -18,7 +18,9 @@ use crate::{
     db::state::{EventKind, IssueState},
     delivery::control::{self, Edition},
     newsletter::{self, NewsletterError},
-    report::{self, HaltStatus, IssueStatus, Rate, ReplyGroup, Scope, Uncertain},
+    report::{
+        self, HaltStatus, IssueStatus, Pace, Percentiles, Rate, ReplyGroup, Scope, Uncertain,
+    },
     timestamp::Timestamp,
     web::error::{Code, Problem},
 };
@@ -45,7 +47,7 @@ struct IssuePage {
     providers: Vec<Row>,
     stages: Vec<Row>,
     rates: Vec<RateView>,
-    smtp: Option<SmtpView>,
+    times: Vec<TimesView>,
     limited_by: String,
     eta: Option<EtaView>,
     next: String,
@@ -81,7 +83,8 @@ struct RateView {
 }
 
 #[derive(Serialize)]
-struct SmtpView {
+struct TimesView {
+    of: &'static str,
     p50: String,
     p90: String,
     p99: String,
@@ -198,12 +201,7 @@ fn view(status: IssueStatus, visitor: &Visitor, now: Timestamp) -> IssuePage {
             .flatten()
             .map(rate)
             .collect(),
-        smtp: status.pace.smtp.map(|smtp| SmtpView {
-            p50: words::micros(smtp.p50_us),
-            p90: words::micros(smtp.p90_us),
-            p99: words::micros(smtp.p99_us),
-            sample: words::count(smtp.sample),
-        }),
+        times: times(&status.pace),
         limited_by: status.limited_by,
         eta: status
             .eta
@@ -239,6 +237,24 @@ fn row(
         bar: EquationView::from(equation),
         log_url,
     }
+}
+
+fn times(pace: &Pace) -> Vec<TimesView> {
+    let times = [
+        ("Wait in the queue", pace.queue_wait),
+        ("SMTP time", pace.smtp),
+        ("Due to outcome", pace.end_to_end),
+    ];
+    let view = |(of, found): (&'static str, Option<Percentiles>)| {
+        found.map(|found| TimesView {
+            of,
+            p50: words::micros(found.p50_us),
+            p90: words::micros(found.p90_us),
+            p99: words::micros(found.p99_us),
+            sample: words::count(found.sample),
+        })
+    };
+    times.into_iter().filter_map(view).collect()
 }
 
 fn rate(rate: Rate) -> RateView {

@@ -80,6 +80,7 @@ struct CopyView {
     state: CopyState,
     attempts: i64,
     due_at: Option<Instant>,
+    in_hand_since: Option<Instant>,
     reason: Option<String>,
 }
 
@@ -164,6 +165,7 @@ fn view(state: &AdminState, visitor: &Visitor, timeline: Timeline) -> Subscriber
         state: copy.state,
         attempts: copy.attempts,
         due_at: copy.due_at.map(words::instant),
+        in_hand_since: copy.in_hand_since.map(words::precise),
         reason: copy.reason,
     });
     let mails = timeline.service_mails.into_iter().map(|mail| MailView {
