@@ -4,10 +4,14 @@
 //! newsletter makes: domains must be names (no `[192.0.2.1]`, no `localhost`), comments and folded
 //! whitespace are refused. Whether anybody reads mail there is not known here.
 
+mod redaction;
+
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Serialize};
+
+pub use redaction::redacted_text;
 
 /// Octets before the `@` (RFC 5321, section 4.5.3.1.1).
 pub const LOCAL_PART_OCTETS_MAX: usize = 64;

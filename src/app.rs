@@ -24,7 +24,7 @@ use crate::{
     smtp::server::Protocol,
     subscriber,
     timestamp::Timestamp,
-    web,
+    web, webhook,
 };
 
 /// How often housekeeping is done, and how soon after a round that left something.
@@ -136,6 +136,14 @@ impl Daemon {
             let opened = Mailbox::new(settings, &parts, series).await;
             let mailbox = opened.with_context(|| format!("bounces.mailbox {}", settings.name))?;
             tasks.spawn(mailbox.watch(stop.clone()));
+        }
+        let parts =
+            webhook::Parts { db: context.db.clone(), providers: Arc::clone(&context.providers) };
+        for settings in &context.config.webhooks {
+            let series = engine.view().hook_series(&settings.name);
+            let hook = webhook::Hook::new(settings, &parts, series).await;
+            let hook = hook.map_err(|why| anyhow::anyhow!("webhook `{}`: {why}", settings.name))?;
+            tasks.spawn(hook.run(stop.clone()));
         }
         let (db, config) = (context.db.clone(), Arc::clone(&context.config));
         tasks.spawn(keep_house(db, config, engine.bell(), stop.clone()));

@@ -7,6 +7,7 @@
 mod dns;
 mod event_field;
 mod limits;
+mod event_hook;
 mod load;
 mod mailbox;
 mod relay;
@@ -25,6 +26,7 @@ use url::Url;
 pub use dns::{Dns, NameServer};
 pub use event_field::EventField;
 pub use limits::{Limits, ProviderLimit, WarmUp};
+pub use event_hook::EventHook;
 pub use load::{ConfigError, EXAMPLE};
 pub use mailbox::{BounceMailbox, HandledMail, MailboxAuth, MailboxKind, MailboxTls, OtherMail};
 pub use relay::{Relay, RelayAuth, RelayKind, RelayTls};
@@ -97,6 +99,8 @@ section! {
         dkim: Vec<Dkim> = Vec::new(),
         /// Where returned mail comes in.
         bounces: Bounces = Bounces::default(),
+        /// Where the delivery log's events are posted to.
+        webhooks: Vec<EventHook> = Vec::new(),
         /// Sign-up: caps and times.
         signup: Signup = Signup::default(),
         /// What is said about issues before they are sent.

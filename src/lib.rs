@@ -48,3 +48,4 @@ pub mod telemetry;
 pub mod timestamp;
 pub mod token;
 pub mod web;
+pub mod webhook;

@@ -6,6 +6,7 @@
 //! count of an issue's copies, which a running daemon keeps in memory ([`Scope::tally`]).
 
 mod equation;
+mod line;
 mod log;
 mod missed;
 mod overview;
@@ -17,6 +18,7 @@ pub(crate) mod tests;
 mod timeline;
 
 pub use equation::Equation;
+pub use line::line_in_json;
 pub use log::{LOOKED_THROUGH_MAX, LogPage, Start, latest_lines, log_page};
 pub use missed::{IssueReport, Missed, Reason, issue_report, missed};
 pub use overview::{IssueLine, latest_issues};

@@ -13,7 +13,9 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-pub use metrics::{Attempt, BreakerSample, Lane, MailboxSeries, Metrics, RelaySample, Sample};
+pub use metrics::{
+    Attempt, BreakerSample, HookSeries, Lane, MailboxSeries, Metrics, RelaySample, Sample,
+};
 pub use requests::{RequestId, trace_requests};
 pub use work::{Step, Watch, Work};
 

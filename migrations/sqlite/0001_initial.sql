@@ -276,6 +276,19 @@ CREATE INDEX event_by_subscriber ON event (subscriber_id, id) WHERE subscriber_i
 -- Everything but plain acceptance (kind 2): failures are rare, and are what people look for.
 CREATE INDEX event_by_issue ON event (issue_id, kind) WHERE kind <> 2;
 
+-- Webhooks of others that the log is posted to: the line up to which they took it, and up to which the
+-- batch under way reaches. Whatever is posted again has the same id, made of `uid` and that line.
+CREATE TABLE webhook (
+    name          TEXT    NOT NULL PRIMARY KEY,
+    uid           TEXT    NOT NULL,
+    sent_to       INTEGER NOT NULL,
+    batch_to      INTEGER,
+    events        INTEGER NOT NULL DEFAULT 0,
+    delivered_at  INTEGER,
+    failing_since INTEGER,
+    problem       TEXT
+) STRICT, WITHOUT ROWID;
+
 -- Failed issues that count towards a suppression, at most one row per issue. `half`: nobody knows
 -- why it failed. `worded_dead`: it said, in words alone, that the address is dead.
 CREATE TABLE soft_bounce (

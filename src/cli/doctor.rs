@@ -25,6 +25,7 @@ use crate::{
     event, newsletter,
     provider::Providers,
     timestamp::Timestamp,
+    webhook,
 };
 
 /// What `doctor` takes.
@@ -219,6 +220,7 @@ async fn examine_data(
             format!("`postrider relay resume {}` when that is over", found.relay),
         ));
     }
+    findings.extend(settings::webhooks(&config.webhooks, &webhook::list(db).await?));
     let newsletters = newsletter::list(db).await?;
     findings.extend(settings::check_newsletters(config, &newsletters, providers));
     Ok(())

@@ -65,6 +65,9 @@ impl Config {
         config.settle_mailboxes(text).map_err(in_mailbox)?;
         config.resolve_paths(folder);
         config.check_mailboxes().map_err(in_mailbox)?;
+        config.check_event_hooks().map_err(|(hook, key, problem)| {
+            invalid(line_in_block(text, "[[webhooks]]", hook, key), key, problem)
+        })?;
         config.check().map_err(|(key, problem)| invalid(line_of_key(text, key), key, problem))?;
         Ok(config)
     }
@@ -121,6 +124,10 @@ impl Config {
         });
         let hook_secrets = self.bounces.webhook.iter_mut().flat_map(|hook| &mut hook.secrets);
         let hook_files = hook_secrets.filter_map(Secret::file_mut);
+        let event_hook_files = self
+            .webhooks
+            .iter_mut()
+            .flat_map(|hook| hook.ca_file.as_mut().into_iter().chain(hook.secret.file_mut()));
         let paths = std::iter::once(&mut self.data_folder)
             .chain(&mut self.template_folder)
             .chain(&mut self.providers_file)
@@ -128,6 +135,7 @@ impl Config {
             .chain(relay_files)
             .chain(mailbox_files)
             .chain(hook_files)
+            .chain(event_hook_files)
             .chain(self.dkim.iter_mut().map(|dkim| &mut dkim.key_file));
         for path in paths {
             *path = folder.join(&path);

@@ -14,6 +14,7 @@ use crate::{
     event::{self, Event},
     id::IssueId,
     timestamp::Timestamp,
+    webhook,
 };
 
 record! {
@@ -65,6 +66,7 @@ pub async fn hold_sends(db: &Db, actor: &str, now: Timestamp) -> db::Result<Vec<
         let event = Event::new(EventKind::Paused, now).about(Some(issue.id), None).because(why);
         event::record(&mut tx, &[event]).await?;
     }
+    webhook::begin_anew(&mut tx).await?;
     let detail = format!("{} sends held", held.len());
     let act = Act { actor, action: "database.restore", target: "database", detail: &detail };
     audit::record(&mut tx, act, now).await?;

@@ -21,7 +21,7 @@ use crate::{
     },
     id::IssueId,
     provider::Providers,
-    telemetry::{BreakerSample, MailboxSeries, Metrics, RelaySample, Sample, Work},
+    telemetry::{BreakerSample, HookSeries, MailboxSeries, Metrics, RelaySample, Sample, Work},
     timestamp::Timestamp,
 };
 
@@ -66,6 +66,11 @@ impl View {
     /// The series behind `/metrics` of a mailbox that returned mail is fetched from.
     pub fn mailbox_series(&self, name: &str) -> MailboxSeries {
         self.metrics.mailbox(name)
+    }
+
+    /// The series behind `/metrics` of a webhook that events are posted to.
+    pub fn hook_series(&self, name: &str) -> HookSeries {
+        self.metrics.event_hook(name)
     }
 
     /// The text of `/metrics`.

@@ -4,6 +4,7 @@
 //! addition and a rate over a series that never moved is zero instead of nothing.
 
 mod gauges;
+mod hooks;
 mod mailboxes;
 mod times;
 
@@ -19,9 +20,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::{gauges::Gauges, mailboxes::Mailboxes, times::Times};
+use self::{gauges::Gauges, hooks::Hooks, mailboxes::Mailboxes, times::Times};
 pub use self::{
     gauges::{BreakerSample, RelaySample, Sample},
+    hooks::HookSeries,
     mailboxes::MailboxSeries,
 };
 use super::Work;
@@ -94,6 +96,7 @@ pub struct Metrics {
     work: Work,
     gauges: Gauges,
     mailboxes: Mailboxes,
+    hooks: Hooks,
     /// One scrape at a time, so that none sees half of another's gauges.
     scrape: Mutex<()>,
 }
@@ -123,13 +126,20 @@ impl Metrics {
         gauges.register(&mut registry);
         let mailboxes = Mailboxes::default();
         mailboxes.register(&mut registry);
+        let hooks = Hooks::default();
+        hooks.register(&mut registry);
         let scrape = Mutex::default();
-        Self { registry, outcomes, times, work, gauges, mailboxes, scrape }
+        Self { registry, outcomes, times, work, gauges, mailboxes, hooks, scrape }
     }
 
     /// The series of a mailbox, from now on shown.
     pub fn mailbox(&self, name: &str) -> MailboxSeries {
         self.mailboxes.of(name)
+    }
+
+    /// The series of a webhook that events are posted to, from now on shown.
+    pub fn event_hook(&self, name: &str) -> HookSeries {
+        self.hooks.of(name)
     }
 
     /// The time that steps take.

@@ -194,7 +194,7 @@ pub(in crate::cli) fn print_lines(
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in lines {
         if json {
-            serde_json::to_writer(&mut out, &for_programs(providers, line)?)
+            serde_json::to_writer(&mut out, &report::line_in_json(line, providers)?)
                 .map_err(io::Error::from)?;
             out.write_all(b"\n")?;
         } else {
@@ -202,15 +202,6 @@ pub(in crate::cli) fn print_lines(
         }
     }
     Ok(out.flush()?)
-}
-
-/// The line with the provider's name in the place of its number.
-fn for_programs(providers: &Providers, line: &Line) -> serde_json::Result<serde_json::Value> {
-    let mut value = serde_json::to_value(line)?;
-    if let (Some(fields), Some(provider)) = (value.as_object_mut(), line.provider) {
-        fields.insert("provider".to_owned(), providers.name(ProviderId(provider)).into());
-    }
-    Ok(value)
 }
 
 fn for_people(providers: &Providers, line: &Line, colour: bool) -> String {
@@ -321,7 +312,8 @@ mod tests {
 
     #[test]
     fn a_line_for_programs_names_the_provider() {
-        let value = for_programs(Providers::embedded(), &line(EventKind::Rejected)).unwrap();
+        let value =
+            report::line_in_json(&line(EventKind::Rejected), Providers::embedded()).unwrap();
         assert_eq!(value["provider"], "google");
         assert_eq!(value["kind"], "rejected");
         assert_eq!(value["text"], "no such user\u{1b}[2J");

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use super::Finding;
 use crate::{
-    config::{Config, RelayKind, RelayTls},
+    cli::output::{counted, time},
+    config::{Config, EventHook, RelayKind, RelayTls},
     newsletter::Newsletter,
     provider::{ProviderId, Providers},
     timestamp::Timestamp,
+    webhook::HookState,
 };
 
 /// How far the clock may be behind the log before it is said.
@@ -20,6 +22,32 @@ pub(super) fn source(path: Option<&Path>) -> String {
         None if Path::new("config.toml").exists() => "config.toml can be used".to_owned(),
         None => "none: built-in defaults are used".to_owned(),
     }
+}
+
+/// How the webhooks do that events are posted to.
+pub(super) fn webhooks(configured: &[EventHook], states: &[HookState]) -> Vec<Finding> {
+    let finding = |hook: &EventHook| {
+        let name = &hook.name;
+        let Some(state) = states.iter().find(|state| state.name == *name) else {
+            return Finding::ok("webhooks", format!("{name} begins when the daemon starts"));
+        };
+        let since = state.failing_since.zip(state.problem.as_ref());
+        match since {
+            Some((since, problem)) => Finding::warning(
+                "webhooks",
+                format!("{name} has taken no events since {}: {problem}", time(since)),
+                "mend what stands behind its url; events wait for it and are posted in order",
+            ),
+            None => {
+                let last = state.delivered_at.map_or_else(
+                    || "none yet".to_owned(),
+                    |at| format!("{}, the last at {}", counted(state.events, "event"), time(at)),
+                );
+                Finding::ok("webhooks", format!("{name} took what was posted: {last}"))
+            }
+        }
+    };
+    configured.iter().map(finding).collect()
 }
 
 /// Looks for settings that do not go together.

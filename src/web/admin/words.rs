@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{account::Role, address::Address, timestamp::Timestamp};
+use crate::{
+    account::Role,
+    address::{self, Address},
+    timestamp::Timestamp,
+};
 
 /// `48,211`.
 pub(super) fn count(number: i64) -> String {
@@ -80,25 +84,7 @@ pub(super) fn text(text: &str, role: Role) -> String {
     if role.sees_addresses() || !text.contains('@') {
         return text.to_owned();
     }
-    let ends_word = |c: char| c.is_whitespace() || "<>()[]{},;:\"'=".contains(c);
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(ends_word).unwrap_or(rest.len());
-        let (word, after) = rest.split_at(end);
-        match word.rsplit_once('@') {
-            Some((local, domain)) => {
-                shown.extend(local.chars().take(1));
-                shown.push_str("…@");
-                shown.push_str(domain);
-            }
-            None => shown.push_str(word),
-        }
-        let mut separators = after.chars();
-        shown.extend(separators.next());
-        rest = separators.as_str();
-    }
-    shown
+    address::redacted_text(text)
 }
 
 /// `1 copy`, `2 copies`.
