@@ -6,8 +6,8 @@
 
 mod dns;
 mod event_field;
-mod limits;
 mod event_hook;
+mod limits;
 mod load;
 mod mailbox;
 mod relay;
@@ -25,8 +25,8 @@ use url::Url;
 
 pub use dns::{Dns, NameServer};
 pub use event_field::EventField;
-pub use limits::{Limits, ProviderLimit, WarmUp};
 pub use event_hook::EventHook;
+pub use limits::{Limits, ProviderLimit, WarmUp};
 pub use load::{ConfigError, EXAMPLE};
 pub use mailbox::{BounceMailbox, HandledMail, MailboxAuth, MailboxKind, MailboxTls, OtherMail};
 pub use relay::{Relay, RelayAuth, RelayKind, RelayTls};
@@ -407,6 +407,11 @@ impl Config {
     /// The secret keys behind tokens and links.
     pub fn key_file(&self) -> PathBuf {
         self.data_folder.join("postrider.key")
+    }
+
+    /// The file that says how far the database has come.
+    pub fn mark_file(&self) -> PathBuf {
+        self.data_folder.join("postrider.mark")
     }
 
     /// The journal around final dots.

@@ -30,6 +30,7 @@ pub mod journal;
 pub mod lease;
 pub mod ledger;
 pub mod limits;
+pub mod mark;
 pub mod mx;
 pub mod plan;
 pub mod policy;

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use self::{batch::Batch, post::Poster, state::Cursor};
 pub use self::{
     sign::Signer,
-    state::{HookState, begin_anew, list},
+    state::{HookState, begin_anew, list, newest_event},
 };
 use crate::{
     config::EventHook,

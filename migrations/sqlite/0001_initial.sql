@@ -199,6 +199,14 @@ CREATE TABLE held_provider (
     PRIMARY KEY (issue_id, provider)
 ) STRICT, WITHOUT ROWID;
 
+-- Which data this is, and how many commits handed copies off: a file beside the database keeps the same
+-- number, by which an older database that was put back by hand is noticed.
+CREATE TABLE lineage (
+    id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    uid      TEXT    NOT NULL,
+    handoffs INTEGER NOT NULL
+) STRICT;
+
 -- One node's hold on a batch of deliveries. Ids grow by one per claim: a delivery row names the
 -- claim that holds it, so a stale claim matches no row.
 CREATE TABLE claim (

@@ -91,6 +91,7 @@ pub(super) async fn send(folder: &Path, audience: &Audience) -> anyhow::Result<(
     let before = Cpu::now()?;
     let engine = start(&context).await?;
     let work = engine.view().work();
+    work.tell_details();
     schedule(&context, &newsletter, audience.size).await?;
     engine.ring();
     wait_until(&context, newsletter.id, |state| state == IssueState::Sent).await?;

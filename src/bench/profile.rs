@@ -27,7 +27,8 @@ pub struct Profile {
     /// What the kernel had of both, mostly for TCP.
     pub kernel_us: f64,
     /// The steps in the order of a copy's way. Those of the ledger are the writer's time, in which it
-    /// also waits for the database's thread; a commit waits for the disk.
+    /// also waits for the database's thread; a commit waits for the disk, and a write, which is the
+    /// kernel's time for the most part, for a peer that is slower than we are.
     pub steps_us: Vec<(&'static str, f64)>,
 }
 

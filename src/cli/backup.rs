@@ -184,7 +184,7 @@ async fn examine(config: &Config, candidate: &Path, file: &Path) -> anyhow::Resu
 }
 
 /// Moves what a restored database must not meet out of the way: the database before it with its
-/// log, and the journal, which speaks of later handoffs than the backup knows.
+/// log, and the journal and the mark, which speak of later handoffs than the backup knows.
 fn set_aside(config: &Config, now: Timestamp) -> anyhow::Result<Vec<PathBuf>> {
     let database = config.database_file();
     let stamp = now.to_jiff().strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -194,13 +194,14 @@ fn set_aside(config: &Config, now: Timestamp) -> anyhow::Result<Vec<PathBuf>> {
         PathBuf::from(name)
     };
     let before = name(&database, &format!(".before-{stamp}"));
-    let journal = config.journal_file();
+    let (journal, mark) = (config.journal_file(), config.mark_file());
     // The log belongs to its database by name. It goes first: alone it is never read.
     let moves = [
         (name(&database, "-wal"), name(&before, "-wal")),
         (name(&database, "-shm"), name(&before, "-shm")),
         (database, before),
         (journal.clone(), name(&journal, &format!(".before-{stamp}"))),
+        (mark.clone(), name(&mark, &format!(".before-{stamp}"))),
     ];
     let mut moved = Vec::new();
     for (from, to) in moves {

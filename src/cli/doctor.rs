@@ -21,7 +21,11 @@ use crate::{
     bounce::intake::mailbox,
     config::Config,
     db::{Db, OpenOptions},
-    delivery::{engine, suspension},
+    delivery::{
+        engine,
+        mark::{self, Lineage},
+        restored, suspension,
+    },
     event, newsletter,
     provider::Providers,
     timestamp::Timestamp,
@@ -220,10 +224,35 @@ async fn examine_data(
             format!("`postrider relay resume {}` when that is over", found.relay),
         ));
     }
+    findings.extend(older(config, db).await?);
     findings.extend(settings::webhooks(&config.webhooks, &webhook::list(db).await?));
     let newsletters = newsletter::list(db).await?;
     findings.extend(settings::check_newsletters(config, &newsletters, providers));
     Ok(())
+}
+
+/// Whether the data file is older than what was sent from it, and what is held because of that.
+async fn older(config: &Config, db: &Db) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let kept = mark::read(&config.mark_file()).context("the mark cannot be read")?;
+    // The mark first: a running daemon moves the database before it.
+    let data = Lineage::read_from(db).await?;
+    if data.is_some_and(|data| data.is_behind(kept.as_ref())) {
+        findings.push(Finding::error(
+            "database",
+            "the data file is older than what was sent from it: somebody put it back by hand",
+            "put the younger one there again if you still have it; else start the daemon, which holds \
+             every send until an operator resumes or cancels it",
+        ));
+    }
+    for (issue, why) in restored::still_held(db).await? {
+        findings.push(Finding::warning(
+            "database",
+            format!("issue {} of {} is held: {why}", issue.number, issue.newsletter),
+            "look into the relay's log, then `postrider issue resume` or `postrider issue cancel`",
+        ));
+    }
+    Ok(findings)
 }
 
 /// A clock that runs behind the log has been set back: retries and leases would wait for it.

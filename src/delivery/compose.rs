@@ -35,7 +35,7 @@ use crate::{
         },
         verp::TokenMailbox,
     },
-    telemetry::{Step, Work},
+    telemetry::{Step, Watch, Work},
     timestamp::Timestamp,
     token::{DeliveryToken, Keyring, Purpose, ReaderToken},
 };
@@ -301,7 +301,7 @@ impl Composer {
         let date = self.date(now);
         let from_domain = match prepared {
             Prepared::Issue(compiled) => {
-                self.compose_issue(handed, compiled, &to, &message_id, &date, out)?;
+                self.compose_issue(handed, compiled, (&to, &message_id, &date), &mut watch, out)?;
                 &compiled.from_domain
             }
             Prepared::Service(template, from_domain) => {
@@ -316,7 +316,7 @@ impl Composer {
                 from_domain
             }
         };
-        watch.lap(Step::Merge);
+        watch.lap_detail(Step::Encode, Step::Merge);
         if let Some(signers) = self.signers.get(from_domain) {
             dkim::sign(signers, out, now)?;
             watch.lap(Step::Sign);
@@ -328,9 +328,8 @@ impl Composer {
         &self,
         handed: &Handed,
         compiled: &Compiled,
-        to: &Address,
-        message_id: &str,
-        date: &str,
+        (to, message_id, date): (&Address, &str, &str),
+        watch: &mut Watch<'_>,
         out: &mut ComposedMessage,
     ) -> Result<(), CopyError> {
         let CopyId::Issue { subscriber, .. } = handed.claimed.copy else {
@@ -347,6 +346,7 @@ impl Composer {
                 mailto: &reader.unsubscribe_mailto,
             }),
         };
+        watch.detail(Step::Merge);
         Ok(compiled.template.compose(&copy, out)?)
     }
 

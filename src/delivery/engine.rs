@@ -27,8 +27,10 @@ use super::{
     lease::Lease,
     ledger::{self, Writer},
     limits::{Gcra, LimitName, Limits},
+    mark::{self, Mark},
     recovery::{self, Recovered},
     relay::Relay,
+    restored,
     rule_halts::RuleHalts,
     shedding::Shedding,
     status::Publisher,
@@ -85,6 +87,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file that says how far the database has come cannot be read or written.
+    #[error("the mark {path} cannot be used: {source}")]
+    Mark {
+        /// Where it is.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Something in the configuration does not work.
     #[error("{0}")]
     Configuration(String),
@@ -121,13 +131,19 @@ impl Engine {
         let path = config.journal_file();
         let journal_failed =
             |source| StartError::Journal { path: path.display().to_string(), source };
-        let remains = journal::read(&path).map_err(journal_failed)?;
+        let marked = config.mark_file();
+        let mark_failed = |source| StartError::Mark { path: marked.display().to_string(), source };
+        let kept = mark::read(&marked).map_err(mark_failed)?;
+        let (lineage, is_older) = restored::look(&db, kept.as_ref(), now).await?;
+        // What an older database does not know of, the journal of a younger one cannot tell by silence.
+        let remains = journal::read(&path).map_err(journal_failed)?.filter(|_| !is_older);
         let rules = recovery::Rules {
             retry_delays: &config.sending.retry_delays,
             brake_percent: config.bounces.brake_percent,
         };
         let recovered = recovery::recover(&db, remains.as_ref(), node, rules, now).await?;
         let journal = Arc::new(Journal::create(&path, &uid).map_err(journal_failed)?);
+        let mark = Mark::create(&marked, &lineage).map_err(mark_failed)?;
 
         let relays = Relay::all(&config).map_err(StartError::Configuration)?;
         let (limits, limited_providers) = limits(&db, &config, &providers, now).await?;
@@ -141,6 +157,7 @@ impl Engine {
             db: db.clone(),
             node,
             journal: Arc::clone(&journal),
+            mark,
             tallies: Arc::clone(&tallies),
             dispatch: Arc::clone(&dispatch),
             brake_percent: config.bounces.brake_percent,

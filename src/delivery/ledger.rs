@@ -21,6 +21,7 @@ use self::group::{BEFORE_COMMIT, COMMITTED, Done, Group, reach};
 use super::{
     dispatch::Dispatch,
     journal::Journal,
+    mark::{self, Mark},
     queue::{self, Claimed, Handed, Lane, Settlement, Withheld, service},
     tallies::Tallies,
 };
@@ -162,6 +163,8 @@ pub struct Writer {
     pub node: NodeId,
     /// The record of final dots, told what is committed.
     pub journal: Arc<Journal>,
+    /// How far the database has come, beside it.
+    pub mark: Mark,
     /// The counts it keeps in step.
     pub tallies: Arc<Tallies>,
     /// Keeper of the limits whose use is kept with the handoffs.
@@ -239,6 +242,9 @@ impl Writer {
         for (key, copies) in &group.handoffs {
             self.hand_off(&mut tx, *key, copies.clone(), now, &mut done).await?;
         }
+        if !done.handed.is_empty() {
+            done.mark = Some(mark::count(&mut tx).await?);
+        }
         watch.lap(Step::HandOff);
         for (wanted, limit) in &group.claims {
             done.batches.push(self.claim(&mut tx, wanted, *limit, now).await?);
@@ -251,6 +257,13 @@ impl Writer {
         reach(group, &done, BEFORE_COMMIT);
         tx.commit().await?;
         watch.lap(Step::Commit);
+        // Before the copies are given to those who send them.
+        if let Some(handoffs) = done.mark
+            && let Err(error) = self.mark.reach(handoffs)
+        {
+            warn!(%error, "the mark beside the database cannot be written; an older database that is put \
+                   back by hand may not be noticed");
+        }
         reach(group, &done, COMMITTED);
         if let Some(uses) = &uses {
             self.dispatch.limits_kept(uses);

@@ -1,13 +1,17 @@
-//! What is done to a database that was restored from a backup, before any daemon sees it.
+//! What is done to a database that was restored from a backup, before any daemon sees it, and to one that
+//! was put back by hand, when a daemon finds it older than the mark beside it.
 //!
 //! A backup knows nothing of the copies that left after it was made, so every send it shows under way
 //! may have gone on: going on from there would mail readers twice. So sends are held until an
 //! operator, who knows, lets them go on; sends that were only asked for have to be asked for anew.
 
+use tracing::error;
+
+use super::mark::{self, Lineage};
 use crate::{
     audit::{self, Act},
     db::{
-        self, Db,
+        self, Db, Tx,
         record::record,
         state::{EventKind, IssueState},
     },
@@ -37,9 +41,53 @@ const UNDER_WAY: &str = "restored from a backup: copies that left after the back
 const ASKED_FOR: &str = "restored from a backup: the send was taken back; ask for it anew if it did \
      not go out since the backup was made";
 
+const OLDER: &str = "the data file was replaced by an older one: copies that left since are not in this \
+     ledger and would be sent a second time; resume only if none did, else cancel";
+const OLDER_ASKED_FOR: &str = "the data file was replaced by an older one: the send was taken back; ask \
+     for it anew if it did not go out since";
+
 /// Holds every send of a restored database. Returns those that were held or were standing still.
 pub async fn hold_sends(db: &Db, actor: &str, now: Timestamp) -> db::Result<Vec<Held>> {
     let mut tx = db.begin().await?;
+    let held = hold(&mut tx, (UNDER_WAY, ASKED_FOR), now).await?;
+    let detail = format!("{} sends held", held.len());
+    let act = Act { actor, action: "database.restore", target: "database", detail: &detail };
+    audit::record(&mut tx, act, now).await?;
+    tx.commit().await?;
+    Ok(held)
+}
+
+/// Holds the file of `db` against the mark beside it. When it is behind (an older file was put in its
+/// place by hand) every send is held, once. Returns how far the data has come, and whether it was behind.
+pub async fn look(db: &Db, kept: Option<&Lineage>, now: Timestamp) -> db::Result<(Lineage, bool)> {
+    let lineage = Lineage::of(db).await?;
+    let Some(kept) = kept.filter(|kept| lineage.is_behind(Some(kept))) else {
+        return Ok((lineage, false));
+    };
+    let mut tx = db.begin().await?;
+    let held = hold(&mut tx, (OLDER, OLDER_ASKED_FOR), now).await?;
+    mark::catch_up(&mut tx, kept.handoffs).await?;
+    let detail =
+        format!("handoff {} of {}: {} sends held", lineage.handoffs, kept.handoffs, held.len());
+    let act =
+        Act { actor: "postrider", action: "database.older", target: "database", detail: &detail };
+    audit::record(&mut tx, act, now).await?;
+    tx.commit().await?;
+    error!(
+        handoffs = lineage.handoffs,
+        marked = kept.handoffs,
+        held = held.len(),
+        "the data file is older than what was sent from it: its sends are held until an operator resumes \
+         or cancels them"
+    );
+    Ok((kept.clone(), true))
+}
+
+async fn hold(
+    tx: &mut Tx,
+    (under_way, asked_for): (&'static str, &'static str),
+    now: Timestamp,
+) -> db::Result<Vec<Held>> {
     let held: Vec<Held> = tx
         .query(
             "SELECT i.id, n.slug AS newsletter, i.number, i.state FROM issue i \
@@ -50,10 +98,10 @@ pub async fn hold_sends(db: &Db, actor: &str, now: Timestamp) -> db::Result<Vec<
         .await?;
     for issue in &held {
         let (state, why) = match issue.state {
-            IssueState::Scheduled => (IssueState::Draft, ASKED_FOR),
+            IssueState::Scheduled => (IssueState::Draft, asked_for),
             // One that is halted stays so, with its figures.
-            IssueState::Halted => (IssueState::Halted, UNDER_WAY),
-            _ => (IssueState::Paused, UNDER_WAY),
+            IssueState::Halted => (IssueState::Halted, under_way),
+            _ => (IssueState::Paused, under_way),
         };
         tx.query(
             "UPDATE issue SET state = $2, \
@@ -64,15 +112,41 @@ pub async fn hold_sends(db: &Db, actor: &str, now: Timestamp) -> db::Result<Vec<
         .execute()
         .await?;
         let event = Event::new(EventKind::Paused, now).about(Some(issue.id), None).because(why);
-        event::record(&mut tx, &[event]).await?;
+        event::record(tx, &[event]).await?;
     }
-    webhook::begin_anew(&mut tx).await?;
-    let detail = format!("{} sends held", held.len());
-    let act = Act { actor, action: "database.restore", target: "database", detail: &detail };
-    audit::record(&mut tx, act, now).await?;
-    tx.commit().await?;
+    webhook::begin_anew(tx).await?;
     Ok(held)
 }
+
+/// Why an issue that stands still was held here, if it was and nobody has let it go on since.
+pub async fn why_held(db: &Db, issue: IssueId) -> db::Result<Option<&'static str>> {
+    let said: Option<Option<String>> = db.query(WHY_HELD).bind(issue).optional_scalar().await?;
+    let said = said.flatten();
+    Ok([UNDER_WAY, OLDER].into_iter().find(|why| said.as_deref() == Some(*why)))
+}
+
+/// Every issue that stands still because of that.
+pub async fn still_held(db: &Db) -> db::Result<Vec<(Held, &'static str)>> {
+    let standing: Vec<Held> = db
+        .query(
+            "SELECT i.id, n.slug AS newsletter, i.number, i.state FROM issue i \
+             JOIN newsletter n ON n.id = i.newsletter_id WHERE i.state IN (3, 4) \
+             AND i.finished_at IS NULL ORDER BY i.id",
+        )
+        .all()
+        .await?;
+    let mut held = Vec::new();
+    for issue in standing {
+        if let Some(why) = why_held(db, issue.id).await? {
+            held.push((issue, why));
+        }
+    }
+    Ok(held)
+}
+
+/// The last that was said of an issue's standing still or going on.
+const WHY_HELD: &str = "SELECT text FROM event INDEXED BY event_by_issue \
+     WHERE issue_id = $1 AND kind IN (11, 12, 17) AND kind <> 2 ORDER BY id DESC LIMIT 1";
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     db::{
         self, Db,
-        record::record,
         state::{CopyState, IssueState},
     },
     id::IssueId,
@@ -33,13 +32,6 @@ pub struct View {
     pub(super) tallies: Arc<Tallies>,
     pub(super) relays: Vec<Arc<Relay>>,
     pub(super) shedding: Arc<Shedding>,
-}
-
-record! {
-    struct ServiceQueue {
-        waiting: i64,
-        oldest: Option<Timestamp>,
-    }
 }
 
 impl View {
@@ -84,6 +76,16 @@ impl View {
         Ok(self.metrics.encode(&sample))
     }
 
+    /// How many service mails wait, and since when the oldest of them is due.
+    pub async fn service_queue(&self, db: &Db) -> db::Result<(i64, Option<Timestamp>)> {
+        db.query(
+            "SELECT COUNT(*) AS waiting, MIN(due_at) AS oldest \
+             FROM service_mail INDEXED BY service_mail_due WHERE state = 0",
+        )
+        .one()
+        .await
+    }
+
     async fn sample(&self, db: &Db, providers: &Providers, now: Timestamp) -> db::Result<Sample> {
         let issues = conductor::in_motion(db).await?;
         let mut oldest_due = Duration::ZERO;
@@ -91,13 +93,7 @@ impl View {
             let due = queue::next_due(db, issue.id, issue.stage).await?;
             oldest_due = oldest_due.max(due.map_or(Duration::ZERO, |due| now.since(due)));
         }
-        let service: ServiceQueue = db
-            .query(
-                "SELECT COUNT(*) AS waiting, MIN(due_at) AS oldest \
-                 FROM service_mail INDEXED BY service_mail_due WHERE state = 0",
-            )
-            .one()
-            .await?;
+        let (service_waiting, service_oldest) = self.service_queue(db).await?;
         let names = Names { relays: self.dispatch.relay_names(), providers };
         let limits = self.dispatch.limits_available();
         let explanation = self.dispatch.explain();
@@ -105,8 +101,8 @@ impl View {
             shedding: self.shedding.level() as i64,
             copies: self.copies(&issues),
             oldest_due,
-            service_waiting: service.waiting,
-            service_oldest_due: service.oldest.map_or(Duration::ZERO, |due| now.since(due)),
+            service_waiting,
+            service_oldest_due: service_oldest.map_or(Duration::ZERO, |due| now.since(due)),
             limited_by: (explanation.everything.word(), LimitedBy::WORDS),
             providers_limited_by: explanation
                 .providers

@@ -15,7 +15,7 @@ use crate::{
         control::Edition,
         dispatch::NOTHING,
         gates::{Finding, Gate},
-        queue, status as engine,
+        queue, restored, status as engine,
         tally::Tally,
     },
     id::{IssueId, SubscriberId},
@@ -203,7 +203,10 @@ pub async fn issue_status(
     }
     let pace = pace::pace(db, edition, scope.now).await?;
     let last_due: Option<Timestamp> = db.query(LAST_DUE).bind(edition.id).scalar().await?;
+    let stands = matches!(edition.state, IssueState::Paused | IssueState::Halted);
+    let held = if stands { restored::why_held(db, edition.id).await? } else { None };
     let course = Course {
+        held,
         edition,
         stages: &stages,
         providers: &providers,

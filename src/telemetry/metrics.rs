@@ -26,7 +26,7 @@ pub use self::{
     hooks::HookSeries,
     mailboxes::MailboxSeries,
 };
-use super::Work;
+use super::{Step, Work};
 use crate::{
     db::state::EventKind,
     provider::{Provider, Providers},
@@ -149,7 +149,9 @@ impl Metrics {
 
     /// Counts attempts that are durable.
     pub fn count<'a>(&self, attempts: impl Iterator<Item = Attempt<'a>>) {
+        let mut written = Duration::ZERO;
         for attempt in attempts {
+            written += attempt.phases[1];
             let known = self.outcomes.get(&attempt.provider).or_else(|| self.outcomes.get(&0));
             let place = OUTCOMES.iter().position(|outcome| *outcome == attempt.outcome);
             if let (Some(outcomes), Some(place)) = (known, place) {
@@ -157,6 +159,7 @@ impl Metrics {
             }
             self.times.count(&attempt);
         }
+        self.work.add(Step::Write, written);
     }
 
     /// Counts a session that was opened at `relay`: how long TCP, TLS, greeting with EHLO, and login

@@ -2,7 +2,10 @@
 //! `/metrics` and for the bench's profile. A step costs two looks at the clock.
 
 use std::{
-    sync::atomic::AtomicU64,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,16 +26,29 @@ pub enum Step {
     Outcome,
     /// Committing: the wait for the disk, which serves a whole group.
     Commit,
-    /// Merging a reader's fields into the encoded message.
+    /// Making a reader's values: address, links, Message-ID. Where nobody asks for the details, all of
+    /// the copy's making but the signature.
     Merge,
+    /// Encoding them into the message that is encoded already.
+    Encode,
     /// Signing.
     Sign,
+    /// Handing the message to the kernel, with the wait for a peer that does not take it.
+    Write,
 }
 
 impl Step {
     /// Every step, in the order of a copy's way.
-    pub const ALL: [Self; 6] =
-        [Self::Claim, Self::HandOff, Self::Merge, Self::Sign, Self::Outcome, Self::Commit];
+    pub const ALL: [Self; 8] = [
+        Self::Claim,
+        Self::HandOff,
+        Self::Merge,
+        Self::Encode,
+        Self::Sign,
+        Self::Write,
+        Self::Outcome,
+        Self::Commit,
+    ];
 
     /// The step in one word.
     pub const fn word(self) -> &'static str {
@@ -42,6 +58,8 @@ impl Step {
             Self::Outcome => "outcome",
             Self::Commit => "commit",
             Self::Merge => "merge",
+            Self::Encode => "encode",
+            Self::Write => "write",
             Self::Sign => "sign",
         }
     }
@@ -56,7 +74,11 @@ struct StepLabel {
 
 /// The time that every step has taken so far; clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct Work([Seconds; Step::ALL.len()]);
+pub struct Work {
+    steps: [Seconds; Step::ALL.len()],
+    /// Whether steps are told apart that cost another look at the clock for each copy.
+    details: Arc<AtomicBool>,
+}
 
 impl Work {
     pub(super) fn registered(registry: &mut Registry) -> Self {
@@ -69,19 +91,25 @@ impl Work {
         );
         let mut work = Self::default();
         for step in Step::ALL {
-            work.0[step as usize] = family.get_or_create_owned(&StepLabel { step: step.word() });
+            work.steps[step as usize] =
+                family.get_or_create_owned(&StepLabel { step: step.word() });
         }
         work
     }
 
     /// Adds what `step` took.
     pub fn add(&self, step: Step, took: Duration) {
-        self.0[step as usize].inc_by(took.as_secs_f64());
+        self.steps[step as usize].inc_by(took.as_secs_f64());
     }
 
     /// What `step` has taken so far.
     pub fn taken(&self, step: Step) -> Duration {
-        Duration::from_secs_f64(self.0[step as usize].get())
+        Duration::from_secs_f64(self.steps[step as usize].get())
+    }
+
+    /// Tells all steps apart from now on, for a profile.
+    pub fn tell_details(&self) {
+        self.details.store(true, Ordering::Relaxed);
     }
 
     /// A watch that starts now.
@@ -98,6 +126,19 @@ pub struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Says that `step` ends here, where that is of interest; else its time counts for the next.
+    pub fn detail(&mut self, step: Step) {
+        if self.work.details.load(Ordering::Relaxed) {
+            self.lap(step);
+        }
+    }
+
+    /// Says that `step` ends here; `whole` where the steps before it were not told apart.
+    pub fn lap_detail(&mut self, step: Step, whole: Step) {
+        let is_told = self.work.details.load(Ordering::Relaxed);
+        self.lap(if is_told { step } else { whole });
+    }
+
     /// Says that `step` ends here, and another begins.
     pub fn lap(&mut self, step: Step) {
         let now = Instant::now();
@@ -123,5 +164,25 @@ mod tests {
         assert!(taken >= Duration::from_secs(2));
         assert!(taken <= Duration::from_secs(2) + begin.elapsed());
         assert_eq!(work.taken(Step::Claim), Duration::ZERO);
+    }
+
+    #[test]
+    fn details_are_told_apart_only_where_they_are_asked_for() {
+        let work = Work::default();
+        let make = || {
+            let mut watch = work.watch();
+            let until = Instant::now() + Duration::from_micros(50);
+            while Instant::now() < until {}
+            watch.detail(Step::Merge);
+            while Instant::now() < until + Duration::from_micros(50) {}
+            watch.lap_detail(Step::Encode, Step::Merge);
+        };
+        make();
+        assert_eq!(work.taken(Step::Encode), Duration::ZERO);
+        assert!(work.taken(Step::Merge) >= Duration::from_micros(100));
+        work.tell_details();
+        make();
+        assert!(work.taken(Step::Encode) >= Duration::from_micros(50));
+        assert!(work.taken(Step::Merge) >= Duration::from_micros(150));
     }
 }

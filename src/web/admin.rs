@@ -8,6 +8,7 @@
 mod access;
 mod approval;
 mod assets;
+mod channels;
 mod dashboard;
 mod deliveries;
 mod issue;

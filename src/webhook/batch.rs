@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::state::newest_event;
 use crate::{
     address::{self, Address},
     config::EventHook,
@@ -43,7 +44,7 @@ impl Batch {
         until: Option<i64>,
     ) -> db::Result<Self> {
         let kinds = hook.kinds();
-        let newest: i64 = db.query("SELECT coalesce(MAX(id), 0) FROM event").scalar().await?;
+        let newest = newest_event(db).await?;
         let (mut events, mut octets, mut up_to) = (Vec::new(), 0, after);
         let last = until.unwrap_or(newest);
         while up_to < last {

@@ -42,6 +42,11 @@ pub async fn list(db: &Db) -> db::Result<Vec<HookState>> {
     .await
 }
 
+/// The newest line of the log.
+pub async fn newest_event(db: &Db) -> db::Result<i64> {
+    db.query("SELECT coalesce(MAX(id), 0) FROM event").scalar().await
+}
+
 /// Gives the batches of every webhook new ids: after a backup was restored, lines of the log get
 /// numbers that were used before.
 pub async fn begin_anew(tx: &mut Tx) -> db::Result<()> {

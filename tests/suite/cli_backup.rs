@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use postrider::sink::{Sink, SinkConfig};
+use tokio_util::sync::CancellationToken;
+
 use crate::installation::{Installation, eventually, is_private, settled};
 
 fn add(house: &Installation, address: &str) {
@@ -133,4 +136,62 @@ fn a_daemon_keeps_its_database_while_it_is_backed_up() {
     assert!(error.contains("a daemon runs on") && error.contains("stop it first"), "{error}");
     add(&house, "bob@example.com");
     assert_eq!(readers(&house), "ada@example.com bob@example.com");
+}
+
+/// Nobody says `restore`: an old data file is copied over the young one, with everything else as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_file_that_is_put_back_by_hand_sends_nothing_by_itself() {
+    let sink =
+        SinkConfig { smtp: "127.0.0.1:0".parse().unwrap(), http: None, ..SinkConfig::default() };
+    let sink = Sink::start(sink, CancellationToken::new()).await.unwrap();
+    let house = Installation::with_config(&format!(
+        "[sending]\nsoak = \"0s\"\n[[relay]]\nname = \"main\"\nhost = \"127.0.0.1\"\nport = {}\n\
+         tls = \"none\"\nper_second = 20.0\nburst = 1\n",
+        sink.smtp_addr.port()
+    ));
+    let list: String = (1..=100).map(|n| format!("reader{n}@example.org\n")).collect();
+    let import = ["subscriber", "import", "-", "--consent-source", "form"];
+    house.run_with_input(&import, format!("address\n{list}").as_bytes()).ok();
+    fs::write(house.path("437.md"), crate::cli_issue::issue(437)).unwrap();
+    let data = house.path("postrider-data/postrider.db");
+    let young = house.path("young.db");
+    let status = || house.run(&["issue", "status", "437", "--json"]).json();
+
+    let daemon = house.start(&["serve"]);
+    house.run(&["issue", "send", "437.md", "--undo-window", "0s", "--yes"]).ok();
+    eventually("some copies", || (sink.stats().accepted >= 20).then_some(()));
+    daemon.stop();
+    assert!(sink.stats().accepted < 100, "the send was stopped on its way");
+    fs::copy(&data, &young).unwrap();
+    // The rest goes, and every copy is there once.
+    let daemon = house.start(&["serve"]);
+    eventually("the end of the send", || (status()["state"] == "sent").then_some(()));
+    daemon.stop();
+    assert_eq!(sink.stats().accepted, 100);
+
+    fs::copy(&young, &data).unwrap();
+    let found = house.run(&["doctor", "--offline"]);
+    assert!(found.stdout.contains("older than what was sent from it"), "{}", found.stdout);
+    let daemon = house.start(&["serve"]);
+    eventually("the hold", || (status()["state"] == "paused").then_some(()));
+    let next = status()["next"].as_str().unwrap().to_owned();
+    assert!(next.contains("the data file was replaced by an older one"), "{next}");
+    let found = house.run(&["doctor", "--offline"]);
+    assert!(found.stdout.contains("issue 437 of sre is held"), "{}", found.stdout);
+    // A restart changes nothing about that: it was found once, and stays held.
+    daemon.stop();
+    let _daemon = house.start(&["serve"]);
+    eventually("the daemon", || {
+        let list = house.run(&["relay", "list", "--json"]).json();
+        (!list[0]["state"].is_null()).then_some(())
+    });
+    assert_eq!(status()["state"], "paused");
+    assert_eq!(sink.stats().accepted, 100, "nothing left by itself");
+
+    // An operator who says so lets them go, a second time or not.
+    house.run(&["issue", "resume", "437", "--reason", "a rehearsal of the worst"]).ok();
+    eventually("the end of the second send", || (status()["state"] == "sent").then_some(()));
+    assert!(sink.stats().accepted > 100);
+    let found = house.run(&["doctor", "--offline"]);
+    assert!(!found.stdout.contains("is held"), "{}", found.stdout);
 }

@@ -91,7 +91,7 @@ pub(crate) fn quick_folder() -> TempDir {
 }
 
 /// Sends a signal by its name.
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     assert!(status.success(), "no signal could be sent");
 }

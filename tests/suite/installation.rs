@@ -135,6 +135,15 @@ fn ran(output: &Output) -> Ran {
 /// A program that runs; killed when dropped.
 pub(crate) struct Running(pub(crate) Child);
 
+impl Running {
+    /// SIGTERM, and a clean end.
+    pub(crate) fn stop(mut self) {
+        crate::harness::signal(&self.0, "TERM");
+        let status = self.0.wait().unwrap();
+        assert!(status.success(), "ended with {status:?}");
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();

@@ -16,6 +16,7 @@ mod course;
 mod demo;
 mod disk;
 mod dns_server;
+mod event_hooks;
 mod failpoints;
 mod harness;
 mod hooks;

@@ -172,8 +172,7 @@ impl Mailbox {
                     continue;
                 };
                 let pause = retry.next(&problem);
-                self.desk.series.failures.inc();
-                self.desk.series.up.set(0);
+                self.desk.series.failed(Timestamp::now(), problem.to_string());
                 let pause_s = pause.as_secs();
                 if problem.needs_somebody() {
                     error!(mailbox, error = %problem, pause_s, "a mailbox cannot be looked into");
@@ -193,6 +192,7 @@ impl Mailbox {
         let mailbox = self.desk.settings.name.as_str();
         let series = &self.desk.series;
         series.up.set(1);
+        series.more.set(i64::from(look.more));
         series.last_success.set(Timestamp::now().microseconds() as f64 / 1e6);
         if was_failing {
             info!(mailbox, "a mailbox can be looked into again");
@@ -223,6 +223,11 @@ impl Mailbox {
             () = changed => {}
         }
     }
+}
+
+/// How many mails were left in a mailbox, as not ours.
+pub async fn left_in(db: &Db, mailbox: &str) -> crate::db::Result<i64> {
+    memory::count_left(db, mailbox).await
 }
 
 /// Connects to a mailbox as the daemon would, logs in, and counts the mails in it; takes none.

@@ -29,6 +29,8 @@ pub(super) struct Done {
     pub(super) handed: Vec<Handed>,
     pub(super) withheld: Vec<(Claimed, Withheld)>,
     pub(super) batches: Vec<Batch>,
+    /// How far the database has come, if copies were handed off.
+    pub(super) mark: Option<i64>,
 }
 
 impl Group {

@@ -16,6 +16,8 @@ pub(super) struct Course<'a> {
     pub(super) providers: &'a [ProviderStatus],
     pub(super) equation: Equation,
     pub(super) last_due: Option<Timestamp>,
+    /// Why it was held, if that was because of an older database.
+    pub(super) held: Option<&'static str>,
     pub(super) config: &'a Config,
 }
 
@@ -42,6 +44,9 @@ impl Course<'_> {
     /// What happens next, in words.
     pub(super) fn next(&self) -> String {
         let edition = self.edition;
+        if let Some(why) = self.held {
+            return format!("nothing until an operator resumes or cancels it: {why}");
+        }
         match edition.state {
             IssueState::Draft => "nothing: nobody has asked for its send".to_owned(),
             IssueState::Scheduled if waits_for_approval(edition, self.config) => format!(

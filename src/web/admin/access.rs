@@ -13,7 +13,7 @@ use axum_extra::extract::CookieJar;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    AdminState, approval, assets, dashboard, deliveries, issue, login, monitoring,
+    AdminState, approval, assets, channels, dashboard, deliveries, issue, login, monitoring,
     problem::from_elsewhere, subscriber,
 };
 use crate::{
@@ -69,6 +69,7 @@ pub(super) const ROUTES: &[Route] = {
             post(approval::approve)
         }),
         route(Method::GET, "/deliveries", For(Viewer), || get(deliveries::show)),
+        route(Method::GET, "/channels", For(Viewer), || get(channels::show)),
         route(Method::GET, "/subscribers", For(Operator), || get(subscriber::search)),
         route(Method::POST, "/subscribers", For(Operator), || post(subscriber::find)),
         route(Method::GET, "/subscribers/{who}", For(Operator), || get(subscriber::show)),

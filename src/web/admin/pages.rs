@@ -21,6 +21,7 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("dashboard", include_str!("../pages/admin/dashboard.hbs")),
     ("issue", include_str!("../pages/admin/issue.hbs")),
     ("deliveries", include_str!("../pages/admin/deliveries.hbs")),
+    ("channels", include_str!("../pages/admin/channels.hbs")),
     ("search", include_str!("../pages/admin/search.hbs")),
     ("subscriber", include_str!("../pages/admin/subscriber.hbs")),
 ];
@@ -113,6 +114,7 @@ impl Pages {
         if let Some(visitor) = visitor {
             places.push(place("/", "Overview"));
             places.push(place("/deliveries", "Deliveries"));
+            places.push(place("/channels", "Channels"));
             if visitor.session.role >= Role::Operator {
                 places.push(place("/subscribers", "Subscribers"));
             }

@@ -58,6 +58,12 @@ pub(super) async fn left(db: &Db, mailbox: &str) -> db::Result<HashSet<String>> 
     Ok(serde_json::from_str(&names).unwrap_or_default())
 }
 
+/// How many mails were left.
+pub(super) async fn count_left(db: &Db, mailbox: &str) -> db::Result<i64> {
+    let sql = "SELECT COUNT(*) FROM mailbox_left WHERE mailbox = $1";
+    db.query(sql).bind(mailbox.to_owned()).scalar().await
+}
+
 /// Remembers one that is left.
 pub(super) async fn leave(db: &Db, mailbox: &str, name: &str, now: Timestamp) -> db::Result<()> {
     db.write(

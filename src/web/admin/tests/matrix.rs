@@ -23,6 +23,7 @@ const MATRIX: &[(&str, &str, &str, Option<Role>)] = &[
         Some(Role::Operator),
     ),
     ("GET", "/deliveries", "/deliveries", Some(Role::Viewer)),
+    ("GET", "/channels", "/channels", Some(Role::Viewer)),
     ("GET", "/subscribers", "/subscribers", Some(Role::Operator)),
     ("POST", "/subscribers", "/subscribers", Some(Role::Operator)),
     ("GET", "/subscribers/{who}", "/subscribers/1", Some(Role::Operator)),

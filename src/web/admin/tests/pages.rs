@@ -13,7 +13,7 @@ fn texts(html: &str, selector: &str) -> Vec<String> {
 }
 
 const PAGES: &[&str] =
-    &["/", "/issues/weekly/437", "/deliveries", "/subscribers", "/subscribers/51"];
+    &["/", "/issues/weekly/437", "/deliveries", "/channels", "/subscribers", "/subscribers/51"];
 
 #[tokio::test]
 async fn an_issue_shows_its_equation_its_pace_and_what_is_next() {
@@ -197,4 +197,32 @@ async fn every_answer_has_the_headers_that_protect_it() {
         assert_eq!(caches.contains("immutable"), path.starts_with("/-/"), "{path}: {caches}");
         assert!(caches.contains("immutable") || caches == "no-store", "{path}: {caches}");
     }
+}
+
+#[tokio::test]
+async fn channels_show_webhooks_that_fail_and_mailboxes_that_nobody_looks_into() {
+    let mut house = House::new(100, NOW).await;
+    house.config = crate::config::Config::parse(
+        "[[webhooks]]\nname = \"crm\"\nurl = \"https://crm.example.com/secret-path\"\n\
+         secret = \"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\"\n\
+         [[bounces.mailbox]]\nname = \"returns\"\nkind = \"maildir\"\npath = \"/nowhere\"\n",
+        "config.toml",
+    )
+    .unwrap();
+    house
+        .set(
+            "INSERT INTO webhook (name, uid, sent_to, events, failing_since, problem) \
+             VALUES ('crm', 'u', 50, 1234, 5, 'answered 503 to bob@example.org')",
+        )
+        .await;
+    let app = App::spawn_over(house, None).await;
+    let (status, html) = app.page(Role::Viewer, "/channels").await;
+    assert_eq!(status, 200);
+    let hooks = texts(&html, "#webhooks tbody tr").join(" ");
+    for words in ["crm crm.example.com", "failing", "answered 503 to b…@example.org", "1,234 8"] {
+        assert!(hooks.contains(words), "{words} is not in {hooks}");
+    }
+    assert!(!html.contains("secret-path"));
+    let mailboxes = texts(&html, "#mailboxes tbody tr").join(" ");
+    assert!(mailboxes.contains("returns") && mailboxes.contains("unknown"), "{mailboxes}");
 }
