@@ -146,7 +146,7 @@ async fn a_data_file_that_is_put_back_by_hand_sends_nothing_by_itself() {
     let sink = Sink::start(sink, CancellationToken::new()).await.unwrap();
     let house = Installation::with_config(&format!(
         "[sending]\nsoak = \"0s\"\n[[relay]]\nname = \"main\"\nhost = \"127.0.0.1\"\nport = {}\n\
-         tls = \"none\"\nper_second = 20.0\nburst = 1\n",
+         tls = \"none\"\nper_second = 12.0\nburst = 1\n",
         sink.smtp_addr.port()
     ));
     let list: String = (1..=100).map(|n| format!("reader{n}@example.org\n")).collect();
