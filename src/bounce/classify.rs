@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::phrases::Phrases;
+use super::phrases::{Phrases, push_lower};
 use crate::{
     provider::ProviderId,
     smtp::{client::Phase, reply::EnhancedCode},
@@ -28,6 +28,9 @@ use crate::{
 
 /// Octets of text that are looked at.
 const TEXT_MAX: usize = 4_096;
+
+/// The one rule whose word stands against a code of policy.
+const NULL_MX_AT_SENDMAIL: &str = "null-mx-sendmail";
 
 /// What is known of a refusal.
 #[derive(Debug, Clone, Copy)]
@@ -214,8 +217,10 @@ pub fn classify(evidence: &Evidence<'_>) -> Classification {
 /// What no rule may say, whatever a rules file holds.
 fn guard(mut class: Classification, evidence: &Evidence<'_>) -> Classification {
     let readers = matches!(class.fault, Fault::Recipient | Fault::Mailbox);
-    // x.7.x is security and policy (RFC 3463, section 3.8), whatever the words say.
-    if class.fault == Fault::Recipient && evidence.enhanced.is_some_and(|e| e.1 == 7) {
+    // x.7.x is security and policy (RFC 3463, section 3.8), whatever the words say; but for the code
+    // under which Sendmail tells its own sender of a null MX.
+    let by_policy = evidence.enhanced.is_some_and(|e| e.1 == 7);
+    if class.fault == Fault::Recipient && by_policy && class.rule != NULL_MX_AT_SENDMAIL {
         class.fault = Fault::Policy;
         class.reason = Reason::Filtered;
         class.rule = "refused-by-policy";
@@ -297,14 +302,12 @@ fn normalised(text: &str) -> String {
         if !out.is_empty() {
             out.push(' ');
         }
-        if word.contains('@') && !word.contains("://") {
+        if memchr::memchr(b'@', word.as_bytes()).is_some() && !word.contains("://") {
             out.push_str("<>");
             // What is glued to an address still counts: `<ada@example.org>:`.
             out.extend(word.rsplit('>').next().filter(|rest| !rest.contains('@')));
-        } else if word.is_ascii() {
-            out.extend(word.chars().map(|c| c.to_ascii_lowercase()));
         } else {
-            out.push_str(&word.to_lowercase());
+            push_lower(&mut out, word);
         }
     }
     out

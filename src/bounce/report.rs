@@ -13,6 +13,8 @@ mod automatic;
 mod diagnostic;
 mod dsn;
 mod feedback;
+#[cfg(test)]
+mod hostile;
 mod mime;
 mod notification;
 mod original;
@@ -109,6 +111,7 @@ impl ReportedRecipient {
     /// A recipient of whom somebody other than a mail says what a server said.
     pub fn quoting(address: String, action: Option<Action>, said: &str) -> Self {
         let codes = diagnostic::codes(said);
+        let diagnostic = one_line(said);
         Self {
             address,
             original: None,
@@ -116,8 +119,8 @@ impl ReportedRecipient {
             code: codes.reply,
             status: codes.enhanced,
             temporary: codes.temporary,
-            phase: diagnostic::phase(said),
-            diagnostic: one_line(said),
+            phase: diagnostic::phase(&diagnostic),
+            diagnostic,
             notice: String::new(),
             remote_mta: None,
             last_attempt: None,
@@ -346,21 +349,37 @@ impl Report {
 
 /// The text without line breaks and repeated space, cut at [`DIAGNOSTIC_MAX`].
 fn one_line(text: &str) -> String {
+    if is_one_line(text) {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len().min(DIAGNOSTIC_MAX));
     if text.is_ascii() {
-        let is_word = |at: usize| text.as_bytes()[at] > b' ' && text.as_bytes()[at] != 0x7f;
-        let mut at = 0;
+        let is_word = |octet: &u8| *octet > b' ' && *octet != 0x7f;
+        let mut rest = text;
         let words = std::iter::from_fn(|| {
-            at += (at..text.len()).take_while(|at| !is_word(*at)).count();
-            let start = at;
-            at += (at..text.len()).take_while(|at| is_word(*at)).count();
-            (start < at).then(|| &text[start..at])
+            let start = rest.bytes().position(|octet| is_word(&octet))?;
+            rest = &rest[start..];
+            let end = rest.bytes().position(|octet| !is_word(&octet)).unwrap_or(rest.len());
+            let word;
+            (word, rest) = rest.split_at(end);
+            Some(word)
         });
         join(words, &mut out);
     } else {
         join(text.split(|c: char| c.is_whitespace() || c.is_control()), &mut out);
     }
     out
+}
+
+/// Whether [`one_line`] would change nothing, as of most header fields.
+fn is_one_line(text: &str) -> bool {
+    let mut before = b' ';
+    let plain = |octet: u8| {
+        let fits = matches!(octet, b'!'..=b'~') || (octet == b' ' && before != b' ');
+        before = octet;
+        fits
+    };
+    text.len() <= DIAGNOSTIC_MAX && text.bytes().all(plain) && !text.ends_with(' ')
 }
 
 /// Joins words with a space, as many as there is room for; the last one may be cut.
@@ -408,9 +427,11 @@ fn utf8_address(text: &str) -> String {
     while let Some(at) = rest.find("\\x{") {
         out.push_str(&rest[..at]);
         let after = &rest[at + 3..];
-        let escaped = after.split_once('}').and_then(|(digits, tail)| {
-            let digits = Some(digits).filter(|d| d.len() <= 6)?;
-            Some((char::from_u32(u32::from_str_radix(digits, 16).ok()?)?, tail))
+        // Six digits at most: who looks further for the bracket looks through everything each time.
+        let digits = after.bytes().take(6).take_while(u8::is_ascii_hexdigit).count();
+        let escaped = after[digits..].strip_prefix('}').and_then(|tail| {
+            let code = u32::from_str_radix(&after[..digits], 16).ok()?;
+            Some((char::from_u32(code)?, tail))
         });
         let (c, tail) = escaped.unwrap_or(('\\', &rest[at + 1..]));
         out.push(c);

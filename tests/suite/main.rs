@@ -34,6 +34,7 @@ mod rate;
 mod real_issues;
 mod rehearse;
 mod relays;
+mod returns;
 mod service;
 mod shares;
 mod shedding;

@@ -302,9 +302,7 @@ impl Rules {
     pub(super) fn find(&self, evidence: &Evidence<'_>, text: &str) -> Option<&Rule> {
         let said = self.words.said_in(text);
         let mut rules = self.rules.iter().enumerate();
-        rules
-            .find(|(at, rule)| self.words.fit(*at, &said) && rule.fits_codes(evidence))
-            .map(|(_, rule)| rule)
+        rules.find(|(at, rule)| said.fits(*at) && rule.fits_codes(evidence)).map(|(_, rule)| rule)
     }
 
     fn parse(text: &str, providers: &Providers) -> Result<Vec<Rule>, RulesError> {

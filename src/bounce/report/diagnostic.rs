@@ -131,12 +131,12 @@ const PHASES: &[(&str, Phase)] = &[
     ("refused to talk to me", Phase::Greeting),
 ];
 
-/// The command that was refused, if the text names it; the last one named counts, as transcripts
-/// run in order.
-pub(super) fn phase(text: &str) -> Option<Phase> {
+/// The command that was refused, if the text, which is one line, names it; the last one named counts,
+/// as transcripts run in order.
+pub(super) fn phase(line: &str) -> Option<Phase> {
     static WORDS: LazyLock<Phrases> =
         LazyLock::new(|| Phrases::new(PHASES.iter().map(|(words, _)| words)));
-    let text = super::one_line(text).to_ascii_lowercase();
+    let text = line.to_ascii_lowercase();
     let start = |(which, end): &(usize, usize)| end - PHASES[*which].0.len();
     WORDS.all(&text).max_by_key(start).map(|(which, _)| PHASES[which].1)
 }
@@ -168,11 +168,8 @@ mod tests {
     #[test]
     fn phases_are_named_in_many_ways() {
         assert_eq!(phase("550 no (in reply to RCPT TO command)"), Some(Phase::RcptTo));
-        assert_eq!(phase("error after MAIL\n FROM:<a@b>: 550 no"), Some(Phase::MailFrom));
-        assert_eq!(
-            phase(">>> RCPT To:<a@b>\n<<< 250 ok\n>>> DATA\n<<< 554 spam"),
-            Some(Phase::Data)
-        );
+        assert_eq!(phase("error after MAIL FROM:<a@b>: 550 no"), Some(Phase::MailFrom));
+        assert_eq!(phase(">>> RCPT To:<a@b> <<< 250 ok >>> DATA <<< 554 spam"), Some(Phase::Data));
         assert_eq!(phase("host gone"), None);
     }
 }

@@ -14,7 +14,7 @@ const BLOCKS_MAX: usize = 200;
 /// Reads the mail as a delivery status notification; false when it is none.
 pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     let Some((status, basis)) = status_part(tree) else { return false };
-    let notice = text::notice(tree).unwrap_or_default();
+    let notice = text::notice(tree);
     let mut rest = status.as_bytes();
     let mut found = Vec::new();
     for _ in 0..BLOCKS_MAX {
@@ -44,7 +44,7 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
     for recipient in found {
         report.add(recipient);
     }
-    let (said, _) = text::split_notice(notice);
+    let said = notice.map_or("", text::Notice::said);
     let single = report.recipients.len() == 1;
     for recipient in &mut report.recipients {
         complete(recipient, said, single);
@@ -72,7 +72,7 @@ fn status_part(tree: &Tree<'_>) -> Option<(String, Basis)> {
             p.content_type.essence.starts_with("text/") || p.content_type.essence.contains("status")
         })
         .filter(|p| p.content_type.essence != "text/rfc822-headers")
-        .map(|p| text::split_notice(&p.text()).0.to_owned())
+        .map(|p| text::Notice::of(p.text()).said().to_owned())
         .find_map(|text| {
             let lower = text.to_ascii_lowercase();
             let start = lower.find("reporting-mta:").or_else(|| lower.find("final-recipient:"))?;
@@ -99,6 +99,7 @@ fn recipient(fields: &Fields<'_>) -> Option<ReportedRecipient> {
     let action = fields.get("Action").and_then(|a| action(a.trim()));
     let diagnostic = fields.all("Diagnostic-Code").map(said).collect::<Vec<_>>().join(" ");
     let codes = diagnostic::codes(&diagnostic);
+    let said = one_line(&diagnostic);
     let status = fields.get("Status").and_then(|s| {
         s.trim().split([' ', '(', '\t']).next().unwrap_or_default().parse::<EnhancedCode>().ok()
     });
@@ -110,8 +111,8 @@ fn recipient(fields: &Fields<'_>) -> Option<ReportedRecipient> {
         // The remote server's own code says more than the reporting one's summary.
         status: codes.enhanced.filter(|c| (c.1, c.2) != (0, 0)).or(status).or(codes.enhanced),
         temporary: codes.temporary || status.is_some_and(|s| s.0 == 4),
-        phase: diagnostic::phase(&diagnostic),
-        diagnostic: one_line(&diagnostic),
+        phase: diagnostic::phase(&said),
+        diagnostic: said,
         notice: String::new(),
         remote_mta: fields.get("Remote-MTA").map(|v| after_type(v).to_owned()),
         last_attempt: fields.get("Last-Attempt-Date").map(one_line),
@@ -129,8 +130,9 @@ fn complete(recipient: &mut ReportedRecipient, said: &str, single: bool) {
     }
     let about = text::about(said, &recipient.address).or_else(|| single.then(|| said.to_owned()));
     let Some(about) = about else { return };
+    let line = one_line(&about);
     if recipient.phase.is_none() {
-        recipient.phase = diagnostic::phase(&about);
+        recipient.phase = diagnostic::phase(&line);
     }
     if wordless {
         let codes = diagnostic::codes(&about);
@@ -139,7 +141,7 @@ fn complete(recipient: &mut ReportedRecipient, said: &str, single: bool) {
         if recipient.status.is_none_or(|s| (s.1, s.2) == (0, 0)) {
             recipient.status = codes.enhanced.filter(|c| (c.1, c.2) != (0, 0)).or(recipient.status);
         }
-        recipient.diagnostic = one_line(&about);
+        recipient.diagnostic = line;
     }
 }
 

@@ -11,17 +11,25 @@ use mail_parser::decoders::{
     quoted_printable::quoted_printable_decode,
 };
 
+use super::text::Notice;
+
 /// Multiparts and messages inside each other; real reports need three.
 const DEPTH_MAX: usize = 8;
 /// Leaf parts of one message; real reports have four or five.
 const PARTS_MAX: usize = 100;
 /// Header fields read of one part.
 const FIELDS_MAX: usize = 500;
+/// Octets of a type and its parameters that are looked at.
+const TYPE_MAX: usize = 4_000;
+/// Octets of a subject that are decoded and kept.
+const SUBJECT_MAX: usize = 2_000;
+/// Octets before the colon of a field; the longest registered name has 42.
+const NAME_MAX: usize = 80;
 /// Octets of text decoded from one part: what a report says stands at its beginning.
 const TEXT_MAX: usize = 256 * 1024;
 
 /// The header fields of a message or part, in order, unfolded, not decoded.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(super) struct Fields<'a>(Vec<(&'a str, Cow<'a, str>)>);
 
 impl<'a> Fields<'a> {
@@ -35,10 +43,11 @@ impl<'a> Fields<'a> {
             let end = line_end(block, at);
             let line = &block[at..end];
             let next = (end + 1).min(block.len());
-            if line.iter().all(|b| matches!(b, b' ' | b'\t')) {
+            let indented = matches!(line.first(), None | Some(b' ' | b'\t'));
+            if indented && line.iter().all(|b| matches!(b, b' ' | b'\t')) {
                 return (Self(fields), next);
             }
-            if matches!(line[0], b' ' | b'\t') {
+            if indented {
                 if let Some((_, value)) = fields.last_mut()
                     && value.len() < TEXT_MAX
                 {
@@ -94,6 +103,7 @@ impl<'a> Fields<'a> {
     /// The subject with its encoded words decoded (RFC 2047).
     pub(super) fn subject(&self) -> String {
         let Some(raw) = self.get("Subject") else { return String::new() };
+        let raw = &raw[..raw.floor_char_boundary(SUBJECT_MAX)];
         if !raw.contains("=?") {
             return raw.to_owned();
         }
@@ -123,6 +133,7 @@ impl ContentType {
         let Some(value) = fields.get("Content-Type") else {
             return Self { essence: "text/plain".into(), ..Self::default() };
         };
+        let value = &value[..value.floor_char_boundary(TYPE_MAX)];
         let (essence, rest) = value.split_once(';').unwrap_or((value, ""));
         let essence = essence.split_whitespace().next().unwrap_or("").to_ascii_lowercase();
         Self {
@@ -134,12 +145,29 @@ impl ContentType {
     }
 }
 
+/// How a body was made fit for transfer (RFC 2045, section 6).
+#[derive(Debug, Clone, Copy)]
+enum Encoding {
+    None,
+    Base64,
+    QuotedPrintable,
+}
+
+impl Encoding {
+    fn of(fields: &Fields<'_>) -> Self {
+        match fields.get("Content-Transfer-Encoding").map(str::trim) {
+            Some(name) if name.eq_ignore_ascii_case("base64") => Self::Base64,
+            Some(name) if name.eq_ignore_ascii_case("quoted-printable") => Self::QuotedPrintable,
+            _ => Self::None,
+        }
+    }
+}
+
 /// A leaf of the message's tree.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
     pub(super) content_type: ContentType,
-    /// The part's own header fields.
-    pub(super) fields: Fields<'a>,
+    encoding: Encoding,
     /// The body as sent, before transfer decoding.
     raw: &'a [u8],
 }
@@ -156,13 +184,10 @@ impl Part<'_> {
     /// The body with its transfer encoding undone, cut at [`TEXT_MAX`].
     pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
         let raw = &self.raw[..self.raw.len().min(TEXT_MAX)];
-        let encoding = self.fields.get("Content-Transfer-Encoding").unwrap_or("").trim();
-        let decoded = if encoding.eq_ignore_ascii_case("base64") {
-            base64_decode(raw)
-        } else if encoding.eq_ignore_ascii_case("quoted-printable") {
-            quoted_printable_decode(raw)
-        } else {
-            None
+        let decoded = match self.encoding {
+            Encoding::Base64 => base64_decode(raw),
+            Encoding::QuotedPrintable => quoted_printable_decode(raw),
+            Encoding::None => None,
         };
         // What does not decode is read as it stands: broken labels are common in reports.
         match decoded {
@@ -200,7 +225,7 @@ pub(super) struct Tree<'a> {
     /// what is being said.
     pub(super) parts: Vec<Part<'a>>,
     /// Its prose, once somebody has asked for it.
-    pub(super) notice: OnceCell<Option<String>>,
+    pub(super) notice: OnceCell<Option<Notice>>,
 }
 
 impl<'a> Tree<'a> {
@@ -210,12 +235,12 @@ impl<'a> Tree<'a> {
         let content_type = ContentType::of(&fields);
         let mut parts = Vec::new();
         // Depth first, with a stack of our own: recursion on a stranger's nesting is not safe.
-        let mut pending = vec![(fields.clone(), &message[body_at..], 0)];
-        while let Some((fields, body, depth)) = pending.pop() {
+        let whole = (content_type.clone(), Encoding::of(&fields));
+        let mut pending = vec![(whole, &message[body_at..], 0)];
+        while let Some(((content_type, encoding), body, depth)) = pending.pop() {
             if parts.len() + pending.len() >= PARTS_MAX {
                 break;
             }
-            let content_type = ContentType::of(&fields);
             let boundary = content_type
                 .boundary
                 .as_deref()
@@ -227,12 +252,13 @@ impl<'a> Tree<'a> {
                     // Nothing to cut at: what is there is read as it stands.
                     content_type.essence = "text/plain".into();
                 }
-                parts.push(Part { content_type, fields, raw: body });
+                parts.push(Part { content_type, encoding, raw: body });
                 continue;
             }
             for piece in pieces.into_iter().rev() {
                 let (fields, body_at) = Fields::read(piece);
-                pending.push((fields, &piece[body_at..], depth + 1));
+                let form = (ContentType::of(&fields), Encoding::of(&fields));
+                pending.push((form, &piece[body_at..], depth + 1));
             }
         }
         Self { fields, content_type, parts, notice: OnceCell::new() }
@@ -305,17 +331,18 @@ fn is_parameter(line: &[u8]) -> bool {
 
 /// `Name: value`, when the line has that form (RFC 5322, section 2.2).
 fn field(line: &[u8]) -> Option<(&str, Cow<'_, str>)> {
-    let colon = line.iter().take(80).position(|b| *b == b':')?;
+    let colon = memchr::memchr(b':', &line[..line.len().min(NAME_MAX)])?;
     let name = line[..colon].trim_ascii_end();
     if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
         return None;
     }
-    let value = line[colon + 1..].trim_ascii();
-    let value = match std::str::from_utf8(value) {
-        Ok(value) => Cow::Borrowed(value.trim()),
-        Err(_) => Cow::Owned(String::from_utf8_lossy(value).trim().to_owned()),
-    };
-    Some((std::str::from_utf8(name).ok()?, value))
+    match std::str::from_utf8(line) {
+        Ok(line) => Some((&line[..name.len()], Cow::Borrowed(line[colon + 1..].trim()))),
+        Err(_) => {
+            let value = String::from_utf8_lossy(&line[colon + 1..]).trim().to_owned();
+            Some((std::str::from_utf8(name).ok()?, Cow::Owned(value)))
+        }
+    }
 }
 
 /// Adds a continuation line to the value that it continues.

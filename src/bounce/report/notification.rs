@@ -20,7 +20,7 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         return false;
     }
     let Some(body) = text::notice(tree) else { return false };
-    let Some(outer) = first_value(body.trim_start()) else { return false };
+    let Some(outer) = first_value(body.text().trim_start()) else { return false };
     let inner = outer.get("Message").and_then(Value::as_str).and_then(first_value);
     notification(inner.as_ref().unwrap_or(&outer), report)
 }
@@ -86,7 +86,7 @@ fn recipient(entry: &Value, part: &Value, kind: Kind) -> Option<ReportedRecipien
         code: codes.reply,
         status: codes.enhanced.filter(|c| (c.1, c.2) != (0, 0)).or(status).or(codes.enhanced),
         temporary: codes.temporary || sort[0] == "Transient" || kind == Kind::Delayed,
-        phase: diagnostic::phase(said),
+        phase: diagnostic::phase(&one_line(said)),
         diagnostic: one_line(&diagnostic),
         notice: String::new(),
         remote_mta: None,

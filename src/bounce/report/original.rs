@@ -25,8 +25,7 @@ pub(super) fn find(tree: &Tree<'_>) -> Option<OriginalHeaders> {
 pub(super) fn whole(tree: &Tree<'_>) -> Option<Vec<u8>> {
     let part = tree.parts.iter().find(|p| p.content_type.essence == "message/rfc822");
     part.map(|part| part.bytes().into_owned()).or_else(|| {
-        let notice = text::notice(tree)?;
-        let (_, below) = text::split_notice(notice);
+        let below = text::notice(tree)?.below();
         (!below.trim().is_empty()).then(|| below.trim_start().as_bytes().to_vec())
     })
 }
@@ -40,7 +39,7 @@ pub(super) fn with_fields<T>(tree: &Tree<'_>, take: impl Fn(&Fields<'_>) -> T) -
             return Some(take(&fields));
         }
     }
-    let (_, below) = text::split_notice(text::notice(tree)?);
+    let below = text::notice(tree)?.below();
     let fields = read(below.as_bytes());
     let returned = fields.get("Message-ID").is_some() || fields.get("From").is_some();
     returned.then(|| take(&fields))

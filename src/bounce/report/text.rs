@@ -11,14 +11,19 @@ use phrases::{
 };
 
 use super::{
-    super::phrases::Phrases, Action, Basis, Kind, Report, ReportedRecipient, address, diagnostic,
-    mime::Tree, one_line, original,
+    super::phrases::{Phrases, push_lower},
+    Action, Basis, Kind, RECIPIENTS_MAX, Report, ReportedRecipient, address, diagnostic,
+    mime::Tree,
+    one_line, original,
 };
 
 /// Lines of a notice that are looked at; the reason stands near its top.
 const LINES_MAX: usize = 400;
 /// Octets of a line that are looked at.
 const LINE_MAX: usize = 2_000;
+
+/// Addresses of a notice that are looked at, whoever they belong to.
+const MENTIONS_MAX: usize = 400;
 
 /// Reads the mail as a free-text bounce; false when it is none.
 pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
@@ -30,12 +35,17 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         return false;
     }
     let Some(notice) = notice(tree) else { return false };
-    let (said, below) = split_notice(notice);
+    let (said, below) = (notice.said(), notice.below());
     let words = one_line_lower(said);
     let subject = report.subject.trim().to_lowercase();
     // People write under a mail system's name too, and answer mails about failures; a reply code
     // they rarely quote. And a null return path with one is no vacation notice.
     let coded = diagnostic::codes(said) != diagnostic::Codes::default();
+    let refused = || {
+        let wrote = named_mailer_daemon(tree) && coded;
+        let address = || leading_addresses(said).iter().any(|address| has_reply(said, address));
+        (wrote && address()).then_some(Basis::Words("an address and the reply to it"))
+    };
     let answer = ["re:", "aw:", "fw:", "fwd:"].iter().any(|mark| subject.starts_with(mark));
     let by_name = (by_name || (null_path(tree) && coded)) && (coded || !answer);
     // Vacation notices come through the null path too and say all sorts of things.
@@ -43,14 +53,15 @@ pub(super) fn read(tree: &Tree<'_>, report: &mut Report) -> bool {
         let phrases = || failure_words(&words).or(delay_words(&words));
         let spoken = || phrases().filter(|_| by_name).map(Basis::Words);
         let titled = failure_title(&subject).filter(|_| coded || !answer);
-        titled.map(Basis::Subject).or_else(spoken)
+        titled.map(Basis::Subject).or_else(spoken).or_else(refused)
     };
     let field = (!named.is_empty()).then_some(Basis::Field("X-Failed-Recipients"));
     let Some(basis) = field.or_else(says_so) else { return false };
     report.basis = basis;
     let delayed = delay_words(&words).is_some() || subject.starts_with("warning");
     report.kind = if delayed { Kind::Delayed } else { Kind::Failed };
-    let addresses = recipients(tree, said, below, named);
+    let mut addresses = recipients(tree, said, below, named);
+    addresses.truncate(RECIPIENTS_MAX);
     let single = addresses.len() == 1;
     for address in addresses {
         report.add(recipient(said, address, single, delayed));
@@ -80,6 +91,20 @@ fn system_sender(tree: &Tree<'_>) -> bool {
         || from.contains("mail administrator")
 }
 
+/// Whether the sender's name is one under which no person writes.
+fn named_mailer_daemon(tree: &Tree<'_>) -> bool {
+    let from = tree.fields.get("From").unwrap_or("").to_ascii_lowercase();
+    from.contains("mailer-daemon")
+}
+
+/// Whether what a notice says about an address has a code.
+fn has_reply(said: &str, address: &str) -> bool {
+    about(said, address).is_some_and(|about| {
+        let codes = diagnostic::codes(&about);
+        codes.reply.is_some() || codes.enhanced.is_some()
+    })
+}
+
 /// Whether the program that runs a mailing list wrote: it refuses for the list's sake.
 fn list_manager(tree: &Tree<'_>) -> bool {
     ["X-MLServer", "X-List-Administrivia", "X-Mailman-Version"]
@@ -93,34 +118,66 @@ fn nobody_reads_replies(tree: &Tree<'_>) -> bool {
     ["no-reply@", "noreply@", "donotreply@", "do-not-reply@"].iter().any(|n| from.starts_with(n))
 }
 
+/// The prose of a mail, and how far down it is the mail system's own.
+#[derive(Debug)]
+pub(super) struct Notice {
+    text: String,
+    /// Where what the server says ends, and where the mail that came back begins.
+    seam: (usize, usize),
+}
+
+impl Notice {
+    /// Cuts a text into what the server says and the returned mail below it.
+    pub(super) fn of(text: String) -> Self {
+        let mut at = 0;
+        for line in text.split_inclusive('\n') {
+            if let Some(words) = begins_below(line) {
+                let is_field = words.ends_with(':');
+                let seam = (at, if is_field { at } else { at + line.len() });
+                return Self { text, seam };
+            }
+            at += line.len();
+        }
+        Self { seam: (at, at), text }
+    }
+
+    /// All of it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What the server says.
+    pub(super) fn said(&self) -> &str {
+        &self.text[..self.seam.0]
+    }
+
+    /// The mail that came back, when it stands below.
+    pub(super) fn below(&self) -> &str {
+        &self.text[self.seam.1..]
+    }
+}
+
+/// The words of [`BELOW`] with which a line begins, after ornaments.
+fn begins_below(line: &str) -> Option<&'static str> {
+    let bare = line.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '=' | '*'));
+    let initial = bare.bytes().next()?.to_ascii_lowercase();
+    BELOW.into_iter().find(|words| {
+        words.as_bytes()[0] == initial
+            && bare.get(..words.len()).is_some_and(|head| head.eq_ignore_ascii_case(words))
+    })
+}
+
 /// The prose of the mail: the first leaf of text that says anything.
-pub(super) fn notice<'a>(tree: &'a Tree<'_>) -> Option<&'a str> {
+pub(super) fn notice<'a>(tree: &'a Tree<'_>) -> Option<&'a Notice> {
     let read = || {
         tree.parts
             .iter()
             .filter(|p| matches!(p.content_type.essence.as_str(), "text/plain" | "text/html"))
             .map(super::mime::Part::text)
             .find(|text| !text.trim().is_empty())
+            .map(Notice::of)
     };
-    tree.notice.get_or_init(read).as_deref()
-}
-
-/// Cuts a notice into what the server says and the returned mail below it.
-pub(super) fn split_notice(notice: &str) -> (&str, &str) {
-    let mut at = 0;
-    for line in notice.split_inclusive('\n') {
-        let bare = line.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '=' | '*'));
-        let begins = |words: &&str| {
-            bare.get(..words.len()).is_some_and(|head| head.eq_ignore_ascii_case(words))
-        };
-        if let Some(words) = BELOW.iter().find(|words| begins(words)) {
-            let is_field = words.ends_with(':');
-            let below = if is_field { at } else { at + line.len() };
-            return (&notice[..at], &notice[below..]);
-        }
-        at += line.len();
-    }
-    (notice, "")
+    tree.notice.get_or_init(read).as_ref()
 }
 
 /// Everything a notice says about one address: from each line that names it to the next line that
@@ -131,7 +188,7 @@ pub(super) fn about(said: &str, wanted: &str) -> Option<String> {
     let mut inside = false;
     for line in lines(said) {
         // Most lines name nobody.
-        let names = line.contains('@') || !wanted.contains('@');
+        let names = has_at(line) || !has_at(&wanted);
         if names && line.to_ascii_lowercase().contains(&wanted) {
             inside = true;
         } else if another_host(line) {
@@ -153,8 +210,17 @@ pub(super) fn about(said: &str, wanted: &str) -> Option<String> {
 fn another_host(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let code = words.next().is_some_and(|w| w.len() == 3 && w.bytes().all(|b| b.is_ascii_digit()));
+    let turns = "while talking to";
     (code && words.nth(1).is_some_and(|w| w.starts_with("(smtp)")))
-        || line.trim_start_matches(['.', ' ']).to_ascii_lowercase().starts_with("while talking to")
+        || line
+            .trim_start_matches(['.', ' '])
+            .get(..turns.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(turns))
+}
+
+/// Whether an address may stand in the text.
+fn has_at(text: &str) -> bool {
+    memchr::memchr(b'@', text.as_bytes()).is_some()
 }
 
 fn recipient(said: &str, address: String, single: bool, delayed: bool) -> ReportedRecipient {
@@ -170,14 +236,15 @@ fn recipient(said: &str, address: String, single: bool, delayed: bool) -> Report
             (codes, text) = (all, said);
         }
     }
+    let diagnostic = one_line(text);
     ReportedRecipient {
         action: Some(if delayed { Action::Delayed } else { Action::Failed }),
         original: None,
         code: codes.reply,
         status: codes.enhanced,
         temporary: codes.temporary || delayed,
-        phase: diagnostic::phase(text),
-        diagnostic: one_line(text),
+        phase: diagnostic::phase(&diagnostic),
+        diagnostic,
         notice: if single { one_line(said) } else { String::new() },
         remote_mta: None,
         last_attempt: None,
@@ -201,12 +268,15 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     if leading.iter().any(foreign) {
         return leading.into_iter().filter(foreign).collect();
     }
-    let listed: Vec<String> =
-        named.split(',').filter_map(address).filter(|a| a.contains('@')).collect();
+    let listed: Vec<String> = addresses_in(named).collect();
     if !listed.is_empty() {
         return listed;
     }
-    let mentioned: Vec<(String, bool)> = lines(said).flat_map(mentioned).collect();
+    let envelope: Vec<String> = lines(said).filter_map(envelope_recipient).collect();
+    if !envelope.is_empty() {
+        return envelope;
+    }
+    let mentioned = lines(said).flat_map(mentioned).take(MENTIONS_MAX).collect::<Vec<_>>();
     let elsewhere = |a: &String| mentioned.iter().any(|(other, theirs)| *theirs && other == a);
     let mut addresses = mentioned.iter().map(|(a, _)| a).filter(|a| foreign(a) && !elsewhere(a));
     if let Some(address) = addresses.next() {
@@ -221,7 +291,12 @@ fn recipients(tree: &Tree<'_>, said: &str, below: &str, named: &str) -> Vec<Stri
     }
     let to = original::with_fields(tree, |f| f.get("To").unwrap_or("").to_owned());
     let to = to.unwrap_or_default();
-    to.split(',').filter_map(address).filter(|a| a.contains('@')).collect()
+    addresses_in(&to).collect()
+}
+
+/// The addresses of a field that lists them.
+fn addresses_in(list: &str) -> impl Iterator<Item = String> {
+    list.split(',').filter_map(address).filter(|a| a.contains('@')).take(RECIPIENTS_MAX)
 }
 
 /// The address of a line `RCPT TO: …` among the details of a message that came back.
@@ -250,10 +325,17 @@ fn leading_addresses(said: &str) -> Vec<String> {
 
 /// The address with which a line begins, after brackets, quotes and the marks of transcripts.
 fn leading_address(line: &str) -> Option<String> {
-    if !line.contains('@') {
+    if !has_at(line) {
         return None;
     }
     let mut rest = line.trim_start();
+    // `收件人：ada@example.org`
+    if let Some((name, after)) = rest.split_once('：')
+        && !has_at(name)
+        && has_at(after)
+    {
+        rest = after.trim_start();
+    }
     for mark in [">>> RCPT TO:", ">>> RCPT To:", ">>>", "Recipient:", "Recipient address:"] {
         rest = rest.strip_prefix(mark).map_or(rest, str::trim_start);
     }
@@ -290,7 +372,7 @@ fn leading_address(line: &str) -> Option<String> {
 /// else's.
 fn mentioned(line: &str) -> Vec<(String, bool)> {
     let mut out = Vec::new();
-    if !line.contains('@') {
+    if !has_at(line) {
         return out;
     }
     let mut before = "";
@@ -299,7 +381,7 @@ fn mentioned(line: &str) -> Vec<(String, bool)> {
         let glued =
             NOT_THE_RECIPIENT.iter().any(|w| w.ends_with([':', '=']) && lower.starts_with(w));
         let token = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        let token = token.rsplit(['<', ':', '[', '(']).next().unwrap_or_default();
+        let token = token.rsplit(['<', ':', '[', '(', '：', '（']).next().unwrap_or_default();
         let follows = NOT_THE_RECIPIENT.contains(&before.to_ascii_lowercase().as_str());
         if is_address(token) {
             out.push((token.to_owned(), glued || follows));
@@ -318,7 +400,7 @@ fn is_address(token: &str) -> bool {
             && domain.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
             && !domain.starts_with('.')
             && !domain.ends_with('.')
-            && !local.contains(['<', '>', '(', ')', '=', '/', ':'])
+            && !local.contains(['<', '>', '(', ')', '=', '/', ':', '：', '（'])
     })
 }
 
@@ -339,11 +421,7 @@ fn one_line_lower(text: &str) -> String {
         if !out.is_empty() {
             out.push(' ');
         }
-        if word.is_ascii() {
-            out.extend(word.chars().map(|c| c.to_ascii_lowercase()));
-        } else {
-            out.push_str(&word.to_lowercase());
-        }
+        push_lower(&mut out, word);
     }
     out
 }

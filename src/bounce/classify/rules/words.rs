@@ -5,28 +5,49 @@ use std::collections::HashMap;
 use super::Rule;
 use crate::bounce::phrases::Phrases;
 
-/// What every rule asks of a text.
+/// What all rules ask of a text, turned round: what each phrase says of which rules.
 #[derive(Debug)]
 pub(super) struct Words {
     phrases: Phrases,
-    count: usize,
-    rules: Vec<Asked>,
+    /// For each phrase: the rules that ask for it alone.
+    wanted_by: Vec<Vec<usize>>,
+    /// For each phrase: the rules that it excludes.
+    unwanted_by: Vec<Vec<usize>>,
+    /// Phrases that a rule asks for together.
+    together: Vec<(usize, Vec<usize>)>,
+    /// The rules that ask for no words.
+    wordless: Bits,
+    rules: usize,
 }
 
-/// What one rule asks: numbers of phrases.
-#[derive(Debug)]
-struct Asked {
-    /// One of these in full; none asked if empty.
-    any: Vec<Vec<usize>>,
-    none: Vec<usize>,
+/// Of which rules a text has the words.
+pub(super) struct Said {
+    wanted: Bits,
+    unwanted: Bits,
 }
-
-/// Which phrases stand in a text, a bit for each.
-pub(super) struct Said(Vec<u64>);
 
 impl Said {
-    fn has(&self, phrase: usize) -> bool {
-        self.0[phrase / 64] & (1 << (phrase % 64)) != 0
+    /// Whether the text has what the rule at this place asks, and nothing that it excludes.
+    pub(super) fn fits(&self, rule: usize) -> bool {
+        self.wanted.has(rule) && !self.unwanted.has(rule)
+    }
+}
+
+/// A set of small numbers.
+#[derive(Debug, Clone)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn for_up_to(count: usize) -> Self {
+        Self(vec![0; count.div_ceil(64)])
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.0[number / 64] & (1 << (number % 64)) != 0
+    }
+
+    fn set(&mut self, number: usize) {
+        self.0[number / 64] |= 1 << (number % 64);
     }
 }
 
@@ -34,35 +55,61 @@ impl Words {
     pub(super) fn of(rules: &[Rule]) -> Self {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut listed: Vec<&str> = Vec::new();
-        let mut number = |words| {
+        let (mut wanted_by, mut unwanted_by) = (Vec::new(), Vec::new());
+        let mut number = |words, by: &mut [&mut Vec<Vec<usize>>; 2]| {
             *numbers.entry(words).or_insert_with(|| {
                 listed.push(words);
+                for by in by.iter_mut() {
+                    by.push(Vec::new());
+                }
                 listed.len() - 1
             })
         };
-        let mut asked = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let any = rule.any.iter().map(|words| words.split(" + ").map(&mut number).collect());
-            let any = any.collect();
-            let none = rule.none.iter().map(|words| number(words)).collect();
-            asked.push(Asked { any, none });
+        let mut together = Vec::new();
+        let mut wordless = Bits::for_up_to(rules.len());
+        for (at, rule) in rules.iter().enumerate() {
+            if rule.any.is_empty() {
+                wordless.set(at);
+            }
+            for words in &rule.any {
+                let by = &mut [&mut wanted_by, &mut unwanted_by];
+                let asked: Vec<_> = words.split(" + ").map(|words| number(words, by)).collect();
+                match asked[..] {
+                    [alone] => wanted_by[alone].push(at),
+                    _ => together.push((at, asked)),
+                }
+            }
+            for words in &rule.none {
+                let excluded = number(words, &mut [&mut wanted_by, &mut unwanted_by]);
+                unwanted_by[excluded].push(at);
+            }
         }
-        Self { phrases: Phrases::new(&listed), count: listed.len(), rules: asked }
+        let (phrases, rules) = (Phrases::new(&listed), rules.len());
+        Self { phrases, wanted_by, unwanted_by, together, wordless, rules }
     }
 
     /// What stands in `text`.
     pub(super) fn said_in(&self, text: &str) -> Said {
-        let mut said = Said(vec![0; self.count.div_ceil(64)]);
+        let mut seen = Bits::for_up_to(self.wanted_by.len());
+        let mut said =
+            Said { wanted: self.wordless.clone(), unwanted: Bits::for_up_to(self.rules) };
         for (phrase, _) in self.phrases.all(text) {
-            said.0[phrase / 64] |= 1 << (phrase % 64);
+            if seen.has(phrase) {
+                continue;
+            }
+            seen.set(phrase);
+            for rule in &self.wanted_by[phrase] {
+                said.wanted.set(*rule);
+            }
+            for rule in &self.unwanted_by[phrase] {
+                said.unwanted.set(*rule);
+            }
+        }
+        for (rule, asked) in &self.together {
+            if asked.iter().all(|phrase| seen.has(*phrase)) {
+                said.wanted.set(*rule);
+            }
         }
         said
-    }
-
-    /// Whether the text has what the rule at this place asks, and nothing that it excludes.
-    pub(super) fn fit(&self, rule: usize, said: &Said) -> bool {
-        let asked = &self.rules[rule];
-        (asked.any.is_empty() || asked.any.iter().any(|all| all.iter().all(|p| said.has(*p))))
-            && !asked.none.iter().any(|phrase| said.has(*phrase))
     }
 }
