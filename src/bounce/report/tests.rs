@@ -373,6 +373,12 @@ fn a_line_is_never_longer_than_it_may_be() {
 
 proptest! {
     #[test]
+    fn lower_case_in_one_line_is_the_words_with_one_space_between(text in "[ \t\r\n\x0bA-z0-9é\u{a0}]{0,40}") {
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        prop_assert_eq!(text::one_line_lower(&text), words.join(" "));
+    }
+
+    #[test]
     fn any_bytes_give_an_answer(
         head in prop::sample::select(vec!["", "From: mailer-daemon@x\n\n", "X-Failed-Recipients: a@b.c\n\n",
             "Content-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\n",

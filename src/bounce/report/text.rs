@@ -412,7 +412,10 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The text in lower case with single spaces, cut well above any real notice.
-fn one_line_lower(text: &str) -> String {
+pub(super) fn one_line_lower(text: &str) -> String {
+    if text.is_ascii() {
+        return one_ascii_line_lower(text);
+    }
     let mut out = String::with_capacity(text.len().min(16_384));
     for word in text.split_whitespace() {
         if out.len() > 16_384 {
@@ -424,6 +427,27 @@ fn one_line_lower(text: &str) -> String {
         push_lower(&mut out, word);
     }
     out
+}
+
+/// The same of a text in ASCII, which nearly all are, octet by octet.
+fn one_ascii_line_lower(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len().min(16_384 + 64));
+    let mut between = false;
+    for octet in text.bytes() {
+        if matches!(octet, b'\t'..=b'\r' | b' ') {
+            between = true;
+            continue;
+        }
+        if between && !out.is_empty() {
+            if out.len() > 16_384 {
+                break;
+            }
+            out.push(b' ');
+        }
+        between = false;
+        out.push(octet.to_ascii_lowercase());
+    }
+    String::from_utf8(out).expect("ASCII is UTF-8")
 }
 
 fn failure_title(subject: &str) -> Option<&'static str> {
