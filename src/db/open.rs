@@ -102,7 +102,7 @@ impl Db {
             .idle_timeout(None)
             .max_lifetime(None)
             .acquire_timeout(options.busy_timeout)
-            .connect_with(connect.clone().pragma("cache_size", "-6000"))
+            .connect_with(connect.clone().pragma("cache_size", "-5000"))
             .await
             .map_err(failed)?;
         migrate(&writer)
@@ -111,7 +111,7 @@ impl Db {
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)
             .acquire_timeout(options.busy_timeout)
-            .connect_with(connect.pragma("query_only", "on").pragma("cache_size", "-1500"))
+            .connect_with(connect.pragma("query_only", "on").pragma("cache_size", "-1000"))
             .await
             .map_err(failed)?;
         Ok(Self { readers, writer })
