@@ -13,6 +13,7 @@ mod cli_subscriber;
 mod client_certificate;
 mod clock;
 mod course;
+mod covered;
 mod demo;
 mod disk;
 mod dns_server;

@@ -3,9 +3,9 @@
 //! must lead to its copy and be read for what it says. `returns/mta.sh` runs them.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
     fs,
-    io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -18,6 +18,7 @@ use postrider::{
 use tempfile::TempDir;
 
 use crate::{
+    covered,
     harness::{Daemon, NO_GATES, QUICK, Scene, Sink, free_port, skipped, until},
     installation::Installation,
 };
@@ -69,21 +70,12 @@ impl Server {
     }
 
     fn run(name: &str, programs: &Path, folder: TempDir, ports: [u16; 3]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/returns/mta.sh");
-        let log = fs::File::create(folder.path().join("script.log")).unwrap();
-        let mut child = Command::new("unshare")
-            .args(["-m", "bash"])
-            .args([&script, Path::new(name), programs, folder.path()])
-            .args(ports.map(|port| port.to_string()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let ports = ports.map(|port| port.to_string());
+        let own = [name.as_ref(), programs.as_os_str(), folder.path().as_os_str()];
+        let arguments = own.into_iter().chain(ports.iter().map(OsStr::new));
+        let (child, said) = covered::run(&[], "returns/mta.sh", arguments, folder.path());
         let server = Self { folder, child };
-        assert_eq!(said.trim(), "started", "{}", server.logs());
+        assert_eq!(said, "started", "{}", server.logs());
         server
     }
 

@@ -2,8 +2,8 @@
 //! namespace, on port 25. Their own files are in folders that cover the machine's (`real_mtas.sh`).
 
 use std::{
+    ffi::OsStr,
     fs,
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::{SHORT, fates, of, scene, told};
 use crate::{
+    covered,
     dns_server::DnsServer,
     harness::{Daemon, NO_GATES, QUICK, until},
 };
@@ -54,21 +55,14 @@ impl Servers {
             crate::harness::skipped(&format!("no network namespace here: {why}"));
             return None;
         }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/mx/real_mtas.sh");
-        let log = fs::File::create(servers.folder.path().join("script.log")).unwrap();
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &servers.namespace, "unshare", "-m", "bash"])
-            .args([script.as_path(), &programs, servers.folder.path()])
-            .args([POSTFIX[0], POSTFIX[1], OPENSMTPD, EXIM])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let inside = ["ip", "netns", "exec", &servers.namespace];
+        let own = [programs.as_os_str(), servers.folder.path().as_os_str()];
+        let addresses = [POSTFIX[0], POSTFIX[1], OPENSMTPD, EXIM].map(OsStr::new);
+        let arguments = own.into_iter().chain(addresses);
+        let (child, said) =
+            covered::run(&inside, "mx/real_mtas.sh", arguments, servers.folder.path());
         servers.child = Some(child);
-        assert_eq!(said.trim(), "started", "{}", servers.logs());
+        assert_eq!(said, "started", "{}", servers.logs());
         Some(servers)
     }
 

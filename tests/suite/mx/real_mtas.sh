@@ -5,22 +5,9 @@
 # addresses of Postfix, OpenSMTPD and Exim.
 set -euo pipefail
 programs=$1 folder=$2 postfix=$3 postfix6=$4 opensmtpd=$5 exim=$6
-export LD_LIBRARY_PATH="$programs/usr/lib/x86_64-linux-gnu"
-
-covers=$(mktemp -d "$folder/covers.XXXX")
-mount --make-rprivate /
-mount -t tmpfs tmpfs "$covers"
-mkdir "$covers"/{etc,etc-work,var,var-work}
-cover() { mount -t overlay overlay -o "lowerdir=$1,upperdir=$covers/$2,workdir=$covers/$2-work" "/$2"; }
-mount -t overlay overlay -o "lowerdir=$programs/usr:/usr" /usr
-cover /etc etc
-cover /var var
-
-for user in opensmtpd opensmtpq Debian-exim reader; do
-    grep -q "^$user:" /etc/passwd && continue
-    id=$((7000 + RANDOM % 20000))
-    echo "$user:x:$id:$id::/nonexistent:/bin/false" >>/etc/passwd
-    echo "$user:x:$id:" >>/etc/group
+. "$(dirname "$0")/../covered.sh"
+for name in opensmtpd opensmtpq Debian-exim reader; do
+    user "$name"
 done
 mkdir -p "$folder"/kept/{postfix,opensmtpd,exim}
 chmod 711 "$folder" "$folder/kept"

@@ -6,29 +6,13 @@
 # what is covered, the three ports.
 set -euo pipefail
 server=$1 programs=$2 folder=$3 port=$4 out=$5 back=$6
-export LD_LIBRARY_PATH="$programs/usr/lib/x86_64-linux-gnu:$programs/lib/x86_64-linux-gnu"
-
-covers=$(mktemp -d "$folder/covers.XXXX")
-mount --make-rprivate /
-mount -t tmpfs tmpfs "$covers"
-mkdir "$covers"/{etc,etc-work,var,var-work}
-cover() { mount -t overlay overlay -o "lowerdir=$1,upperdir=$covers/$2,workdir=$covers/$2-work" "/$2"; }
-mount -t overlay overlay -o "lowerdir=$programs/usr:/usr" /usr
-cover /etc etc
-cover /var var
+. "$(dirname "$0")/../covered.sh"
 chmod 711 "$folder"
 
 # Names are found without asking anybody.
 echo "127.0.0.1 mx.$server.example $(hostname) localhost" >/etc/hosts
 echo "hosts: files" >/etc/nsswitch.conf
 : >/etc/resolv.conf
-
-user() {
-    grep -q "^$1:" /etc/passwd && return
-    local id=$((7000 + RANDOM % 20000))
-    echo "$1:x:$id:$id::/nonexistent:/bin/false" >>/etc/passwd
-    echo "$1:x:$id:" >>/etc/group
-}
 
 exim() {
     user Debian-exim
