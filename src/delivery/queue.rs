@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use super::clock;
 use crate::{
     bounce::classify::Classification,
-    db::{self, Db, Tx, record::record, state::CopyState},
+    db::{self, Db, Tx, state::CopyState},
     event::Event,
     id::{CopyId, IssueId},
     smtp::client::Timings,
@@ -156,13 +156,16 @@ fn json<T: serde::de::DeserializeOwned>(text: &str) -> db::Result<T> {
 }
 
 /// How many copies are counted at once. Grouping sorts, and what is sorted is held in memory.
-const COUNT_CHUNK: i64 = 50_000;
+const COUNT_CHUNK: i64 = 10_000;
 
-const COUNT: &str = "SELECT stage, provider, state, \
-     state = 0 AND attempt > 0 AS deferred, COUNT(*) AS copies, MAX(subscriber_id) AS last \
-     FROM (SELECT stage, provider, state, attempt, subscriber_id FROM delivery \
+/// Groups by one number that says provider, stage, state and whether a copy was deferred: SQLite
+/// sorts numbers in two thirds of the time that it takes for rows of four.
+const COUNT: &str = "SELECT kind, COUNT(*) AS copies, MAX(subscriber_id) AS last \
+     FROM (SELECT ((provider * 16 + stage) * 16 + state) * 2 \
+         + CASE WHEN state = 0 AND attempt > 0 THEN 1 ELSE 0 END AS kind, subscriber_id \
+       FROM delivery \
        WHERE issue_id = $1 AND subscriber_id > $2 ORDER BY subscriber_id LIMIT $3) \
-     GROUP BY stage, provider, state, deferred";
+     GROUP BY kind";
 
 /// Counts an issue's copies: the left-hand side of the audience equation.
 pub async fn count(db: &Db, issue: IssueId) -> db::Result<Vec<Count>> {
@@ -175,37 +178,31 @@ pub async fn count_in(tx: &mut Tx, issue: IssueId) -> db::Result<Vec<Count>> {
 }
 
 async fn count_by(tx: &mut Tx, issue: IssueId, chunk: i64) -> db::Result<Vec<Count>> {
-    let mut counts: BTreeMap<(i64, i64, CopyState, i64), i64> = BTreeMap::new();
+    let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
     let mut after = 0;
     loop {
-        let rows: Vec<Counted> = tx.query(COUNT).bind(issue).bind(after).bind(chunk).all().await?;
-        for row in &rows {
-            *counts.entry((row.stage, row.provider, row.state, row.deferred)).or_default() +=
-                row.copies;
+        let rows: Vec<(i64, i64, i64)> =
+            tx.query(COUNT).bind(issue).bind(after).bind(chunk).all().await?;
+        for (kind, copies, _) in &rows {
+            *counts.entry(*kind).or_default() += copies;
         }
-        if rows.iter().map(|row| row.copies).sum::<i64>() < chunk {
+        if rows.iter().map(|(_, copies, _)| copies).sum::<i64>() < chunk {
             break;
         }
-        after = rows.iter().map(|row| row.last).max().unwrap_or(after);
+        after = rows.iter().map(|(_, _, last)| *last).max().unwrap_or(after);
     }
-    let count = |((stage, provider, state, deferred), copies)| Count {
-        stage,
-        provider,
-        state,
-        deferred,
-        copies,
-    };
-    Ok(counts.into_iter().map(count).collect())
+    counts.into_iter().map(|(kind, copies)| Count::of_kind(kind, copies)).collect()
 }
 
-record! {
-    struct Counted {
-        stage: i64,
-        provider: i64,
-        state: CopyState,
-        deferred: i64,
-        copies: i64,
-        last: i64,
+impl Count {
+    /// Takes apart the number that [`COUNT`] groups by.
+    fn of_kind(kind: i64, copies: i64) -> db::Result<Self> {
+        let (kind, deferred) = (kind.div_euclid(2), kind.rem_euclid(2));
+        let (kind, state) = (kind.div_euclid(16), kind.rem_euclid(16));
+        let (provider, stage) = (kind.div_euclid(16), kind.rem_euclid(16));
+        let state =
+            CopyState::try_from(state).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(Self { stage, provider, state, deferred, copies })
     }
 }
 

@@ -40,7 +40,7 @@ impl Conductor {
             return Ok(());
         }
         let plan = plan::compute(&self.db, newsletter, &self.config, &self.providers, now).await?;
-        let audience = plan::queue_copies(&self.db, issue.id, newsletter, &plan, now).await?;
+        plan::queue_copies(&self.db, issue.id, newsletter, &plan, now).await?;
         let tally = tallies::load(&self.db, issue.id).await?;
         let terms =
             Terms { expires_at: now.plus(sending.time_to_live), needs_approval: sending.approval };
@@ -48,6 +48,7 @@ impl Conductor {
             return Ok(());
         }
         fail_point::reach("plan.begun");
+        let audience = tally.total().total();
         info!(issue = %issue.id, audience, stages = plan.stages.len(), "an issue's send begins");
         self.tallies.put(issue.id, tally);
         Ok(())
