@@ -163,7 +163,7 @@ fn signatures(
         signed.truncate(signed.len() - 2); // the field's own CRLF is not signed
         let failed = |_| DkimError::Signature { selector: signer.selector.clone() };
         let signature = signer.key.sign(&signed).map_err(failed)?;
-        push_folded(&BASE64.encode(&signature), "", "b=".len() + 1, &mut out);
+        push_cut(BASE64.encode(&signature).as_bytes(), "b=".len() + 1, &mut out);
         out.extend_from_slice(b"\r\n");
     }
     Ok(out)
@@ -180,20 +180,30 @@ impl Signer {
             self.algorithm(),
         );
         out.extend_from_slice(head.as_bytes());
-        push_folded(names, ":", "h=".len() + 1, out);
+        push_folded(names, "h=".len() + 1, out);
         out.extend_from_slice(format!(";\r\n bh={body_hash};\r\n b=").as_bytes());
     }
 }
 
-/// Writes `text` over as many lines as it takes; broken after `separator`, or anywhere without one.
-fn push_folded(text: &str, separator: &str, mut column: usize, out: &mut Vec<u8>) {
-    for word in text.split_inclusive(separator).filter(|word| !word.is_empty()) {
-        if column + word.len() > LINE_LEN {
+/// Writes `names` over as many lines as it takes, broken after a colon.
+fn push_folded(names: &str, mut column: usize, out: &mut Vec<u8>) {
+    for name in names.split_inclusive(':') {
+        if column + name.len() > LINE_LEN {
             out.extend_from_slice(b"\r\n ");
             column = 1;
         }
-        out.extend_from_slice(word.as_bytes());
-        column += word.len();
+        out.extend_from_slice(name.as_bytes());
+        column += name.len();
+    }
+}
+
+/// Writes `text` over as many lines as it takes, broken wherever one is full.
+fn push_cut(text: &[u8], column: usize, out: &mut Vec<u8>) {
+    let (first, rest) = text.split_at(text.len().min(LINE_LEN.saturating_sub(column)));
+    out.extend_from_slice(first);
+    for line in rest.chunks(LINE_LEN - 1) {
+        out.extend_from_slice(b"\r\n ");
+        out.extend_from_slice(line);
     }
 }
 
