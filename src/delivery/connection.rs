@@ -6,6 +6,7 @@
 //! or a lost connection finds few copies on their way; and when a server takes its time over one copy,
 //! or a breaker opens, the others go back, to be sent by somebody else.
 
+mod ahead;
 mod direct;
 mod hand;
 mod patience;
@@ -18,7 +19,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use self::hand::Hand;
+use self::{ahead::Ahead, hand::Hand};
 use super::{
     compose::Composer,
     dispatch::{Dispatch, Report, Wrong},
@@ -137,6 +138,8 @@ pub struct Connection {
     coming: Option<JoinHandle<Fetched>>,
     per_copy: Duration,
     message: ComposedMessage,
+    /// Messages that were made before their turn.
+    ahead: Ahead,
     /// The envelope that went out with the last body, for the copy that comes next.
     opened: Option<(CopyId, Envelope)>,
     /// The copy that is being made or sent, until its outcome is with the ledger.
@@ -164,6 +167,7 @@ impl Connection {
             coming: None,
             per_copy: Duration::from_millis(20),
             message: ComposedMessage::default(),
+            ahead: Ahead::default(),
             opened: None,
             current: None,
             openings: 0,

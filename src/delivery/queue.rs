@@ -60,7 +60,7 @@ pub enum Lane {
 }
 
 /// A copy that may be sent now: the mark is durable, the address is the one of that moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handed {
     /// The copy and its claim.
     pub claimed: Claimed,

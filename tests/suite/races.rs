@@ -107,10 +107,19 @@ async fn state(context: &Context) -> IssueState {
     control::find(&context.db, NEWSLETTER, ISSUE).await.unwrap().unwrap().state
 }
 
+/// Signs with RSA, for which messages are made before their turn.
+fn rsa() -> String {
+    format!(
+        "[[dkim]]\ndomain = \"example.com\"\nselector = \"rsa\"\nkey_file = '{}'\n",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/rsa2048-pkcs8.pem")
+    )
+}
+
 /// One send; returns what was done, and what became of the copies.
-async fn one_send(random: &mut StdRng, cancelled: bool) {
+async fn one_send(random: &mut StdRng, cancelled: bool, signed: bool) {
     let sink = Sink::spawn().await;
-    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}")).await;
+    let signing = if signed { rsa() } else { String::new() };
+    let scene = Scene::new(&[&sink], &format!("{QUICK}{NO_GATES}{signing}")).await;
     scene.import(READERS);
     let context = scene.context().await;
     let daemon = Daemon::spawn(&scene).await;
@@ -144,6 +153,10 @@ async fn one_send(random: &mut StdRng, cancelled: bool) {
     scene.reaches(end).await;
     daemon.terminate();
     let outcome = check(&scene, &[&sink], READERS, Kills::default()).await;
+    for mail in sink.mails().iter().take(20) {
+        let mail = std::fs::read(mail).unwrap();
+        assert_eq!(mail.starts_with(b"DKIM-Signature:"), signed);
+    }
     println!("{acts:?}; {end}; {outcome:?}");
     assert!(outcome.count(CopyState::Skipped) > 0, "nobody left before their copy: {outcome:?}");
     assert_eq!(outcome.count(CopyState::Cancelled) > 0, cancelled, "{outcome:?}");
@@ -156,6 +169,6 @@ async fn whatever_people_do_in_the_middle_of_a_send_nobody_is_wronged() {
     let runs: usize = asked.unwrap_or(RUNS);
     let mut random = seeded();
     for run in 0..runs {
-        one_send(&mut random, run % 3 == 1).await;
+        one_send(&mut random, run % 3 == 1, run % 2 == 1).await;
     }
 }

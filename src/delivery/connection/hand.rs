@@ -45,6 +45,11 @@ impl Hand {
         self.ready.front()
     }
 
+    /// The copies that wait, in their order.
+    pub(super) fn ready(&self) -> impl Iterator<Item = &Handed> {
+        self.ready.iter()
+    }
+
     /// The term of the lease that the next copy belongs to.
     pub(super) fn term(&self) -> Option<Term> {
         self.slices.front().map(|slice| slice.term)

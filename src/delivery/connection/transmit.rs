@@ -14,7 +14,7 @@ use crate::{
     bounce::classify::Deed,
     db::state::{CopyState, EventKind},
     delivery::{
-        compose::{CopyError, Prepared},
+        compose::CopyError,
         dispatch::{Report, Wrong},
         policy::{self, Decision, Schedule, Signal},
         queue::Handed,
@@ -126,31 +126,6 @@ impl Connection {
             self.hang_up();
             // The envelope that was opened with the last body leads nowhere: it was never followed
             // by a message, so its copy is as it was.
-        }
-    }
-
-    /// Makes the copy's message in `self.message`; signing with RSA takes a millisecond and happens
-    /// off the I/O threads.
-    async fn compose(&mut self, handed: &Arc<Handed>, prepared: &Prepared) -> Result<(), String> {
-        let mut message = std::mem::take(&mut self.message);
-        let composer = &self.shared.composer;
-        if !composer.signs_slowly() {
-            let composed = composer.compose(handed, prepared, &mut message);
-            self.message = message;
-            return composed.map_err(|error| error.to_string());
-        }
-        let (composer, handed, prepared) =
-            (Arc::clone(composer), Arc::clone(handed), prepared.clone());
-        let composed = tokio::task::spawn_blocking(move || {
-            let composed = composer.compose(&handed, &prepared, &mut message);
-            (composed, message)
-        });
-        match composed.await {
-            Ok((composed, message)) => {
-                self.message = message;
-                composed.map_err(|error| error.to_string())
-            }
-            Err(error) => Err(format!("signing failed: {error}")),
         }
     }
 
