@@ -1,11 +1,14 @@
 //! What a returned mail says and why it is read that way: a [`Report`] and its classes, put so that a
 //! person or a program can follow the decision. Pure: bytes in, values out. Whose copy it was
-//! is added by whoever has the keys ([`Explanation::delivery`]).
+//! is added by whoever has the keys ([`Explanation::delivery`]). What a provider posted is put the same way.
+
+use std::fmt::Display;
 
 use serde::Serialize;
 
 use super::{
     classify::{Classification, Fault, Grounds, Permanence, Reason},
+    intake::webhook::{self, HookEvent},
     report::{Action, Kind, Report, ReportedRecipient},
 };
 use crate::{provider::Providers, smtp::reply::EnhancedCode};
@@ -72,9 +75,28 @@ pub struct ExplainedRecipient {
 
 /// Explains a report. Providers are found by the addresses that it names.
 pub fn explain(report: &Report, providers: &Providers) -> Explanation {
+    let class = |r: &ReportedRecipient| r.classify(providers.of_address(&r.address));
+    explained(report, &report.basis, class)
+}
+
+/// Explains an event that `sender` posted, by the class that it is taken in with.
+pub fn explain_event(
+    sender: webhook::Provider,
+    event: &HookEvent,
+    providers: &Providers,
+) -> Explanation {
+    let class = |r: &ReportedRecipient| event.classify(providers.of_address(&r.address));
+    explained(&event.report(), &format!("event `{}` of {sender}", event.what.as_str()), class)
+}
+
+fn explained(
+    report: &Report,
+    basis: &dyn Display,
+    class: impl Fn(&ReportedRecipient) -> Classification,
+) -> Explanation {
     let failure = matches!(report.kind, Kind::Failed | Kind::Delayed);
     let each: Vec<_> =
-        report.recipients.iter().map(|r| recipient(report.kind, r, providers)).collect();
+        report.recipients.iter().map(|r| recipient(report.kind, r, &class)).collect();
     let first = each.iter().find(|r| r.class.is_some()).or(each.first());
     let class = first.and_then(|r| r.class.as_ref());
     let rule = class.map(|class| format!("; rule {}", class.rule)).unwrap_or_default();
@@ -97,17 +119,21 @@ pub fn explain(report: &Report, providers: &Providers) -> Explanation {
         code: first.and_then(|r| r.code),
         action: first.and_then(|r| r.action),
         delivery: None,
-        decided_by: format!("{}{rule}", report.basis),
+        decided_by: format!("{basis}{rule}"),
         reporting_mta: report.reporting_mta.clone(),
         message_id: report.original.as_ref().and_then(|original| original.message_id.clone()),
         each,
     }
 }
 
-fn recipient(kind: Kind, from: &ReportedRecipient, providers: &Providers) -> ExplainedRecipient {
+fn recipient(
+    kind: Kind,
+    from: &ReportedRecipient,
+    class: impl Fn(&ReportedRecipient) -> Classification,
+) -> ExplainedRecipient {
     let failed =
         matches!(kind, Kind::Failed | Kind::Delayed) && from.action != Some(Action::Delivered);
-    let class = failed.then(|| from.classify(providers.of_address(&from.address)));
+    let class = failed.then(|| class(from));
     ExplainedRecipient {
         address: from.address.clone(),
         original: from.original.clone().filter(|o| !o.eq_ignore_ascii_case(&from.address)),

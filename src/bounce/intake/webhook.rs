@@ -16,6 +16,7 @@ mod json;
 mod md5;
 mod proof;
 mod readers;
+mod shape;
 mod sns;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use event::{Carried, HookEvent, Verdict, What};
 pub use proof::Request;
+pub use shape::is_json;
 pub use sns::Certificate;
 
 use crate::{config, timestamp::Timestamp};

@@ -13,7 +13,7 @@ use super::explain::in_words;
 use crate::{
     bounce::{
         apply::{self, Received},
-        explain::{Explanation, explain},
+        explain::{Explanation, explain, explain_event},
         intake::webhook,
         report,
     },
@@ -99,11 +99,10 @@ pub(super) async fn show(config: Option<&Path>, args: &ShowArgs) -> anyhow::Resu
     let today = match apply::provider_of(&received.source) {
         Some(provider) => webhook::read(provider, &raw)?
             .first()
-            .map(webhook::HookEvent::report)
+            .map(|event| explain_event(provider, event, &context.providers))
             .with_context(|| format!("nothing is kept of event {}", received.id))?,
-        None => report::read(&raw, recipient)?,
+        None => explain(&report::read(&raw, recipient)?, &context.providers),
     };
-    let today = explain(&today, &context.providers);
     if args.format.json {
         return Ok(output::json(&Shown { received: &received, today })?);
     }

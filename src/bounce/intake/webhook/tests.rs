@@ -3,6 +3,7 @@
 mod corpus;
 mod limits;
 mod proofs;
+mod shapes;
 mod words;
 
 use std::sync::LazyLock;
