@@ -127,6 +127,13 @@ impl ReportedRecipient {
         }
     }
 
+    /// Whether a report that calls the copy delayed says that it was given up. OpenSMTPD calls what
+    /// was too old for its queue so, because the status begins with 4; only the words tell.
+    pub fn is_given_up(&self) -> bool {
+        self.action == Some(Action::Delayed)
+            && self.diagnostic.to_ascii_lowercase().contains("envelope expired")
+    }
+
     /// Whose fault this recipient's failure is, and whether it lasts. Where the fields say "no such
     /// user" and the prose above them says "full" or "blocked", the prose wins: it is the more
     /// careful reading, and gateways put 5.1.1 on everything.

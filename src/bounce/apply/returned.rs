@@ -248,8 +248,10 @@ pub(super) struct Arrived<'a> {
 impl Arrived<'_> {
     pub(super) async fn apply(&self, tx: &mut Tx, named: Option<Named>) -> db::Result<Outcome> {
         let about = self.report.about(&self.reader.address);
+        let given_up = about.is_some_and(ReportedRecipient::is_given_up);
         // A report on several recipients says of each how it went.
         let kind = match (self.report.kind, about.and_then(|about| about.action)) {
+            (Kind::Failed | Kind::Delayed, _) if given_up => Kind::Failed,
             (Kind::Failed, Some(Action::Delayed)) => Kind::Delayed,
             (Kind::Failed, Some(Action::Delivered)) => Kind::Delivered,
             (kind, _) => kind,

@@ -2,8 +2,8 @@
 # Runs a real mail server as a relay in a mount namespace, until it is told to stop. Nothing of the
 # machine's own /etc, /usr and /var is changed: they are covered. It takes mail on a port of loopback,
 # hands what goes to bounce.example to one other port and everything else to a second, and gives up at
-# the first try where it can. Arguments: the server, the folder of unpacked programs, a folder for its log and for
-# what is covered, the three ports.
+# the first try where it can. A line of input says that days have passed. Arguments: the server, the
+# folder of unpacked programs, a folder for its log and for what is covered, the three ports.
 set -euo pipefail
 server=$1 programs=$2 folder=$3 port=$4 out=$5 back=$6
 . "$(dirname "$0")/../covered.sh"
@@ -85,8 +85,35 @@ action "out" relay host "smtp://127.0.0.1:$out"
 match from any for domain "bounce.example" action "back"
 match from any for any action "out"
 CONF
-    smtpd -d -f /etc/real/smtpd.conf >"$folder/log" 2>&1 &
+    start_opensmtpd
+    later=opensmtpd_later
+}
+
+start_opensmtpd() {
+    smtpd -d -f /etc/real/smtpd.conf >>"$folder/log" 2>&1 &
     child=$!
+}
+
+# It gives up after four days. Once nothing is left but the copy that was put off, it is stopped, that
+# copy, a file of text, is made older, and it goes on. Nothing else can be lost or come twice by that.
+opensmtpd_later() {
+    until is_put_off; do
+        # That the input has ended says that nobody waits any more.
+        read -rt 0.1 _ || [ $? -gt 128 ] || exit
+    done
+    kill "$child"
+    wait "$child" || true
+    find "$queued" -name '????????????????' \
+        -exec sed -i "s/^ctime: .*/ctime: $(($(date +%s) - 5 * 86400))/" {} +
+    start_opensmtpd
+}
+
+is_put_off() {
+    queued=/var/spool/smtpd/queue
+    grep -q 'to=<late@.*result="TempFail"' "$folder/log" || return
+    local left
+    left=$(find "$queued" -name '????????????????' 2>/dev/null) || return
+    [ "$(wc -l <<<"$left")" = 1 ] && grep -qs '^dest: late@' "$left"
 }
 
 sendmail() {
@@ -136,22 +163,26 @@ CONF
     child=$!
 }
 
-# It takes one mail at a time, from a file that is named after sender and recipient.
+# It takes one mail at a time, from a file that is named after sender and recipient. It gives up when
+# a mail is older than five days, as each is by the time it is tried.
 dma() {
     user mail
     mkdir -p /var/spool/dma /etc/dma
     chown root:mail /var/spool/dma
     chmod 2775 /var/spool/dma
-    printf 'SMARTHOST 127.0.0.1\nPORT %s\nMAILNAME mx.dma.example\n' "$out" >/etc/dma/dma.conf
+    printf 'SMARTHOST 127.0.0.1\nPORT %s\nMAILNAME mx.dma.example\nDEFER\n' "$out" >/etc/dma/dma.conf
     local letter name
     for letter in "$folder"/letters/*; do
         name=${letter##*/}
         /usr/sbin/dma -D -f "${name%,*}" "${name#*,}" <"$letter" >>"$folder/log" 2>&1
+        touch -d '6 days ago' /var/spool/dma/Q*
+        /usr/sbin/dma -D -q >>"$folder/log" 2>&1
     done
     echo started
     exit
 }
 
+later=:
 "$server"
 trap 'kill "$child" 2>/dev/null; wait "$child" 2>/dev/null || true' EXIT
 # It is there when somebody answers.
@@ -161,4 +192,4 @@ for _ in $(seq 1200); do
     sleep 0.1
 done
 echo started
-read -r _ || true
+while read -r _; do "$later"; done

@@ -56,6 +56,22 @@ async fn the_same_report_again_counts_once() {
 }
 
 #[tokio::test]
+async fn a_delay_that_is_the_end_counts_as_a_failure() {
+    let house = House::new().await;
+    let (issue, ada) = (house.issue(1).await, house.reader("ada@example.net").await);
+    let copy = house.copy(issue, ada, CopyState::Accepted).await;
+    for (said, outcome) in [
+        ("450 4.2.1 Try again later", Outcome::Delayed),
+        ("Envelope expired", Outcome::Counted),
+        ("Envelope expired", Outcome::Repeated),
+    ] {
+        let report = dsn("ada@example.net", "delayed", said);
+        assert_eq!(house.bring(report, &house.verp(copy)).await.outcome, outcome, "{said}");
+    }
+    assert_eq!(house.log(ada).await[1].class.as_deref(), Some("network.transient"));
+}
+
+#[tokio::test]
 async fn the_token_wins_over_the_address_that_a_report_names() {
     let house = House::new().await;
     let (issue, ada) = (house.issue(1).await, house.reader("ada@example.net").await);
