@@ -12,22 +12,18 @@
 //! tried in order, the first that fits decides; each carries examples that a test runs. An operator
 //! may put a file over them.
 
+mod reply_text;
 mod rules;
 
 pub use rules::{Action, Deed, Rule, Rules, RulesError, Scope};
 
-use std::sync::LazyLock;
-
 use serde::{Deserialize, Serialize};
 
-use super::phrases::{Phrases, push_lower};
 use crate::{
     provider::ProviderId,
     smtp::{client::Phase, reply::EnhancedCode},
 };
-
-/// Octets of text that are looked at.
-const TEXT_MAX: usize = 4_096;
+use reply_text::{normalised, quoted_reply};
 
 /// The one rule whose word stands against a code of policy.
 const NULL_MX_AT_SENDMAIL: &str = "null-mx-sendmail";
@@ -285,67 +281,6 @@ fn grounds(rule: &rules::Rule, evidence: &Evidence<'_>) -> Grounds {
 /// An address status code that speaks of the destination (RFC 3463, section 3.2).
 fn names_the_address(evidence: &Evidence<'_>) -> bool {
     matches!(evidence.enhanced, Some(EnhancedCode(5, 1, detail)) if !matches!(detail, 0 | 7 | 8 | 9))
-}
-
-/// The text as rules see it: lower case, one space between words, the codes that repeat on each
-/// line of a reply gone, and every address replaced, so that no reader's name can choose a rule.
-fn normalised(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(TEXT_MAX)];
-    let mut out = String::with_capacity(text.len());
-    let words = text.split_whitespace();
-    for word in words {
-        // `550-5.7.1 first` and the next line's `550-5.7.1`: a phrase may run across them.
-        let digits = word.len() >= 4 && word.as_bytes()[..3].iter().all(u8::is_ascii_digit);
-        if digits && word.as_bytes()[3] == b'-' {
-            continue;
-        }
-        if !out.is_empty() {
-            out.push(' ');
-        }
-        if memchr::memchr(b'@', word.as_bytes()).is_some() && !word.contains("://") {
-            out.push_str("<>");
-            // What is glued to an address still counts: `<ada@example.org>:`.
-            out.extend(word.rsplit('>').next().filter(|rest| !rest.contains('@')));
-        } else {
-            push_lower(&mut out, word);
-        }
-    }
-    out
-}
-
-/// Words with which the writers of reports introduce the reply that they got. Lower case.
-const INTRODUCTIONS: [&str; 14] = [
-    " said: ",
-    "returned was: ",
-    "response was: ",
-    "responded with: ",
-    "responded as follows: ",
-    "server responded: ",
-    "response from the remote server: ",
-    "error message below: ",
-    "unknown address error ",
-    "other network problem ",
-    "bad destination email address ",
-    "remote server returned ",
-    "server message: ",
-    "reason given by the server: ",
-];
-
-/// What the writers of reports add to every reply, whatever it says. Lower case.
-const AFTERTHOUGHTS: [&str; 4] =
-    ["giving up on ", "i'm not going to try again", "(delivery attempts", "(in reply to "];
-
-/// The reply that a report quotes, when it introduces one that has words: what stands around it is
-/// the reporting server's own manner of speaking.
-fn quoted_reply(text: &str) -> Option<&str> {
-    static BEFORE: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(INTRODUCTIONS));
-    static AFTER: LazyLock<Phrases> = LazyLock::new(|| Phrases::new(AFTERTHOUGHTS));
-    let start = BEFORE.all(text).last()?.1;
-    let reply = &text[start..];
-    let end = AFTER.all(reply).next().map(|(which, end)| end - AFTERTHOUGHTS[which].len());
-    let reply = &reply[..end.unwrap_or(reply.len())];
-    let letters = reply.bytes().filter(u8::is_ascii_alphabetic).count();
-    (letters >= 6).then_some(reply)
 }
 
 #[cfg(test)]
