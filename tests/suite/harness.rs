@@ -47,6 +47,9 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
     }
 }
 
+/// What holds a program up for longer than this is no matter of its own: any waits for less now and then.
+pub(crate) const STANDSTILL: Duration = Duration::from_millis(40);
+
 /// The longest that one look and the wait after it count for.
 pub(crate) const LOOK_MAX: Duration = Duration::from_millis(250);
 

@@ -7,7 +7,7 @@ use postrider::db::state::{CopyState, IssueState};
 
 use crate::{
     checker::{Kills, check},
-    harness::{CONNECTIONS, Daemon, NO_GATES, QUICK, Scene, Sink},
+    harness::{CONNECTIONS, Daemon, NO_GATES, QUICK, STANDSTILL, Scene, Sink},
     stillness::Watch,
 };
 
@@ -65,7 +65,7 @@ async fn a_slow_relay_neither_attracts_nor_blocks_the_work_of_the_other() {
     let (watch, began) = (Watch::start(), Instant::now());
     scene.send().ok();
     scene.reaches(IssueState::Sent).await;
-    let held_up = watch.held_up(began).await.as_secs_f64();
+    let held_up = watch.held_up(began, STANDSTILL).await.as_secs_f64();
     let took = began.elapsed().as_secs_f64();
     drop(daemon);
     let outcome = check(&scene, &[&slow, &quick], READERS, Kills::default()).await;

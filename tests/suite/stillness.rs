@@ -14,10 +14,13 @@ use std::{
 
 /// How often somebody looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
-/// A look that comes later than this was held up; any program waits for so long now and then.
-const LATE: Duration = Duration::from_millis(40);
+/// A look that comes later than this is late. Many that are a little late, one at each step of a dialogue
+/// say, come to as much as one that is very late.
+const LATE: Duration = Duration::from_millis(5);
 /// How often a thing is tried that was disturbed every time.
 const TRIES: u32 = 30;
+/// How much longer is waited before each of the tries, for what disturbs to pass.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// When somebody was held up, and for how long.
 type Delays = Arc<Mutex<Vec<(Instant, Duration)>>>;
@@ -38,8 +41,10 @@ impl Watch {
             let mut last = Instant::now();
             loop {
                 tokio::time::sleep(TICK).await;
-                let took = last.elapsed();
-                last = Instant::now();
+                // One look: between two a standstill would be seen by neither.
+                let now = Instant::now();
+                let took = now - last;
+                last = now;
                 if took > TICK + LATE {
                     let mut delays = theirs.lock().unwrap_or_else(PoisonError::into_inner);
                     delays.push((last, took));
@@ -49,12 +54,13 @@ impl Watch {
         Self { delays, task: task.abort_handle() }
     }
 
-    /// For how long it was held up in all since `begin`.
-    pub(crate) async fn held_up(&self, begin: Instant) -> Duration {
+    /// For how long it was held up in all since `begin`, for longer than `least` each time.
+    pub(crate) async fn held_up(&self, begin: Instant, least: Duration) -> Duration {
         // What goes on just now is seen at the next look.
         tokio::time::sleep(TICK * 2).await;
         let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
-        delays.iter().filter(|(end, _)| *end > begin).map(|(_, delay)| *delay).sum()
+        let since = delays.iter().filter(|(end, delay)| *end > begin && *delay > TICK + least);
+        since.map(|(_, delay)| *delay).sum()
     }
 }
 
@@ -78,11 +84,12 @@ where
             Err(panic) => panic,
         };
         tries += 1;
-        let held_up = watch.held_up(begin).await;
+        let held_up = watch.held_up(begin, LATE).await;
         if held_up < unbearable || tries == TRIES {
             resume_unwind(panic);
         }
         println!("what failed was held up for {held_up:?}: once more");
+        tokio::time::sleep(PAUSE * tries).await;
     }
 }
 

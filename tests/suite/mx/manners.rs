@@ -12,7 +12,7 @@ use super::{SHORT, domains_at, fates, import, of, scene, set, sink_at, told};
 use crate::{
     checker::{Kills, check},
     dns_server::DnsServer,
-    harness::{Daemon, NO_GATES, QUICK, Sink, free_port, until},
+    harness::{Daemon, NO_GATES, QUICK, STANDSTILL, Sink, free_port, until},
     stillness::Watch,
 };
 
@@ -44,7 +44,7 @@ async fn each_destination_has_a_rate_of_its_own() {
     let (watch, began) = (Watch::start(), Instant::now());
     scene.send().ok();
     scene.reaches(IssueState::Sent).await;
-    let held_up = watch.held_up(began).await;
+    let held_up = watch.held_up(began, STANDSTILL).await;
     drop(daemon);
     let outcome = check(&scene, &[&one, &two], audience, Kills::default()).await;
     assert_eq!(outcome.count(CopyState::Accepted), audience, "{outcome:?}");

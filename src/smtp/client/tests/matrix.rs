@@ -271,44 +271,47 @@ async fn replies_that_nobody_asked_for_are_never_taken_for_acceptance() {
     for mode in [Mode::Stepwise, Mode::Grouped, Mode::Across] {
         for at in [At::Ehlo, At::Mail(2), At::Rcpt(2), At::Data(2), At::Dot(2)] {
             for extra in extras {
-                let cell = format!("{mode:?} × {at:?} × {:?}", String::from_utf8_lossy(extra));
-                let base = if mode == Mode::Stepwise { Plan::plain() } else { Plan::pipelining() };
-                let server = Server::start(base.fault(at, Fault::Extra(extra.to_vec()))).await;
-                let deadlines =
-                    Deadlines { envelope: Duration::from_millis(400), ..Deadlines::default() };
-                let endpoint = Endpoint { deadlines, ..server.endpoint() };
-                let mut session = match Session::connect(&endpoint).await {
-                    Ok(session) => session,
-                    Err(error) => {
-                        assert_eq!((at, error.phase), (At::Ehlo, Phase::Ehlo), "{cell}");
-                        continue;
-                    }
-                };
-                let mut outcomes = Vec::new();
-                for number in 1..=3 {
-                    let (this, next) = (envelope(number), envelope(number + 1));
-                    let next = (mode == Mode::Across && number < 3).then_some(&next);
-                    let message = Outgoing { envelope: &this, body: &[BODY] };
-                    let outcome = send(&mut session, &message, next).await;
-                    let usable = outcome.0.session == SessionState::Usable;
-                    outcomes.push(outcome);
-                    if !usable {
-                        break;
-                    }
-                }
-                drop(session);
-                let journal = server.journal().await;
-                check_against_journal(&cell, &outcomes, &journal);
-                let last = &outcomes.last().unwrap().0;
-                assert_ne!(last.session, SessionState::Usable, "{cell}: it was noticed");
-                if matches!(at, At::Mail(_) | At::Rcpt(_) | At::Data(_)) {
-                    let verdict = &outcomes[1].0.verdict;
-                    // A 421 that nobody asked for is still a 421: it says nothing of the reader.
-                    let is_safe = matches!(verdict, Verdict::Failed { .. })
-                        || verdict.reply().is_some_and(Reply::is_closing);
-                    assert!(is_safe, "{cell}: {verdict}");
-                }
+                undisturbed(UNBEARABLE, || unasked(mode, at, extra)).await;
             }
         }
+    }
+}
+
+async fn unasked(mode: Mode, at: At, extra: &[u8]) {
+    let cell = format!("{mode:?} × {at:?} × {:?}", String::from_utf8_lossy(extra));
+    let base = if mode == Mode::Stepwise { Plan::plain() } else { Plan::pipelining() };
+    let server = Server::start(base.fault(at, Fault::Extra(extra.to_vec()))).await;
+    let deadlines = Deadlines { envelope: Duration::from_millis(400), ..Deadlines::default() };
+    let endpoint = Endpoint { deadlines, ..server.endpoint() };
+    let mut session = match Session::connect(&endpoint).await {
+        Ok(session) => session,
+        Err(error) => {
+            assert_eq!((at, error.phase), (At::Ehlo, Phase::Ehlo), "{cell}");
+            return;
+        }
+    };
+    let mut outcomes = Vec::new();
+    for number in 1..=3 {
+        let (this, next) = (envelope(number), envelope(number + 1));
+        let next = (mode == Mode::Across && number < 3).then_some(&next);
+        let message = Outgoing { envelope: &this, body: &[BODY] };
+        let outcome = send(&mut session, &message, next).await;
+        let usable = outcome.0.session == SessionState::Usable;
+        outcomes.push(outcome);
+        if !usable {
+            break;
+        }
+    }
+    drop(session);
+    let journal = server.journal().await;
+    check_against_journal(&cell, &outcomes, &journal);
+    let last = &outcomes.last().unwrap().0;
+    assert_ne!(last.session, SessionState::Usable, "{cell}: it was noticed");
+    if matches!(at, At::Mail(_) | At::Rcpt(_) | At::Data(_)) {
+        let verdict = &outcomes[1].0.verdict;
+        // A 421 that nobody asked for is still a 421: it says nothing of the reader.
+        let is_safe = matches!(verdict, Verdict::Failed { .. })
+            || verdict.reply().is_some_and(Reply::is_closing);
+        assert!(is_safe, "{cell}: {verdict}");
     }
 }
