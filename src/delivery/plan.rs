@@ -1,12 +1,14 @@
 //! Plans: who will get an issue, who will not and why, in which stage, and until when. Computing a
 //! plan only reads; [`queue_copies`] writes the same answer into the ledger when the send starts.
 
+mod deal;
 mod forecast;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::deal::{PLACES, deal};
 use crate::{
     config::{Config, Sending},
     db::{self, Db},
@@ -17,8 +19,6 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// Readers are dealt over this many places; a prime, so that every multiplier deals them all.
-const PLACES: i64 = 1_000_003;
 /// How many stages there can be between the seed list and the rest.
 pub const STAGES_MAX: usize = 6;
 /// How many copies one transaction queues: long enough to be fast, short enough that a
@@ -343,8 +343,8 @@ pub fn stages(recipients: i64, seeds: i64, sending: &Sending, careful: bool) -> 
 /// Writes the audience of `issue` into the ledger, a chunk of readers a transaction. Begins where
 /// an earlier call was interrupted.
 ///
-/// Which stage a reader is in is decided by a number drawn from the issue and the reader's id: at
-/// random, for every provider alike, and another one each time.
+/// Which stage a reader is in is decided by a place dealt to the reader's id by the issue's: evenly,
+/// for every provider alike, and another one each time.
 pub async fn queue_copies(
     db: &Db,
     issue: IssueId,
@@ -407,17 +407,6 @@ const QUEUE: &str = "INSERT INTO delivery (issue_id, subscriber_id, state, stage
      LEFT JOIN suppression x ON x.address_hash = p.address_hash \
      WHERE s.newsletter_id = $2 AND s.subscriber_id > $3 AND s.subscriber_id <= $4 \
      AND s.state = 1 ORDER BY s.subscriber_id";
-
-/// A way to deal readers over the places that differs from issue to issue.
-fn deal(issue: IssueId) -> (i64, i64) {
-    // SplitMix64, whose output is as good as random for neighbouring inputs.
-    let mut z = (issue.0 as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let places = PLACES as u64;
-    (1 + (z % (places - 1)) as i64, ((z >> 32) % places) as i64)
-}
 
 #[cfg(test)]
 mod tests;

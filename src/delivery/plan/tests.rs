@@ -50,24 +50,6 @@ fn a_large_import_is_met_with_one_more_stage() {
     }
 }
 
-#[test]
-fn every_reader_is_dealt_a_place_and_another_one_each_issue() {
-    let (first, second) = (deal(IssueId(1)), deal(IssueId(2)));
-    assert_ne!(first, second);
-    for (multiplier, offset) in [first, second] {
-        assert!((1..PLACES).contains(&multiplier) && (0..PLACES).contains(&offset));
-    }
-    let canary = |issue: i64| {
-        let (multiplier, offset) = deal(IssueId(issue));
-        (1..=100_000_i64)
-            .filter(move |id| (id * multiplier + offset) % PLACES < PLACES / 100)
-            .collect::<std::collections::HashSet<_>>()
-    };
-    let (first, second) = (canary(1), canary(2));
-    assert!((900..=1100).contains(&first.len()), "{}", first.len());
-    assert!(first.intersection(&second).count() < 60);
-}
-
 /// One reader of [`every_reader_stands_in_the_plan_and_in_the_ledger_where_the_rules_say`].
 #[derive(Debug, Clone, Copy)]
 struct Reader {
