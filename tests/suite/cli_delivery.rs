@@ -1,6 +1,6 @@
 //! `postrider delivery`.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 
 use postrider::{
     db::state::{CopyState, EventKind, IssueState},
@@ -215,6 +215,12 @@ async fn uncertain_copies_are_listed_and_settled_by_people_only() {
     assert_eq!(waiting, 0);
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
 #[tokio::test]
 async fn the_log_of_a_relay_settles_what_it_knows_about() {
     let house = sent().await;
@@ -244,6 +250,21 @@ async fn the_log_of_a_relay_settles_what_it_knows_about() {
     let begun = ["delivery", "resolve", "--issue", "437", "--postfix-log", "begun.log"];
     let said = house.run(&begun).ok_stderr();
     assert!(said.contains("0 settled, 1 still uncertain"), "{said}");
+
+    // Rotated and compressed it says the same, in two members too; half of such a file is none.
+    let half = log.len() / 2;
+    let packed = [gzip(&log.as_bytes()[..half]), gzip(&log.as_bytes()[half..])].concat();
+    std::fs::write(house.path("mail.log.2.gz"), &packed).unwrap();
+    std::fs::write(house.path("half.gz"), &packed[..packed.len() - 12]).unwrap();
+    std::fs::write(house.path("mail.log.3.xz"), b"\xfd7zXZ\0\0\x04").unwrap();
+    let from = |file| {
+        ["delivery", "resolve", "--issue", "437", "--dry-run", "--json", "--postfix-log", file]
+    };
+    assert_eq!(house.run(&from("mail.log.2.gz")).json(), dry);
+    let error = house.run(&from("half.gz")).fails(1);
+    assert!(error.contains("cannot read the log half.gz"), "{error}");
+    let error = house.run(&from("mail.log.3.xz")).fails(1);
+    assert!(error.contains("xzcat FILE |"), "{error}");
 
     let said = house.run(&resolve).ok_stderr();
     assert!(said.contains("1 settled, 0 still uncertain"), "{said}");

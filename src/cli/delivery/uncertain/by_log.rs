@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
 
 use crate::{
@@ -32,7 +33,11 @@ use crate::{
 const LINE_MAX: u64 = 16 * 1024;
 
 /// What a gzip file begins with (RFC 1952, section 2.3.1).
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+/// What files begin with that other programs compressed, and how to read them.
+const OTHERS: [(&[u8], &str); 3] =
+    [(b"BZh", "bzcat"), (b"\xfd7zXZ\0", "xzcat"), (b"\x28\xb5\x2f\xfd", "zstdcat")];
 
 /// Which log, and what to do with what it says.
 #[derive(Debug)]
@@ -94,20 +99,30 @@ fn read(files: &[PathBuf], ids: &[String]) -> anyhow::Result<Search> {
         let shown = output::clean(&file.display().to_string()).into_owned();
         let cannot_read = || format!("cannot read the log {shown}");
         if file == Path::new("-") {
-            lines(&mut io::stdin().lock(), &mut search).with_context(cannot_read)?;
+            log(&mut io::stdin().lock(), &mut search)
         } else {
-            let opened = File::open(file).with_context(cannot_read)?;
-            let mut log = BufReader::new(opened);
-            let begins = log.fill_buf().with_context(cannot_read)?;
-            anyhow::ensure!(
-                !begins.starts_with(&GZIP),
-                "{shown} is compressed; read it by `zcat {shown} | postrider delivery resolve … \
-                 --postfix-log -`"
-            );
-            lines(&mut log, &mut search).with_context(cannot_read)?;
+            File::open(file)
+                .map_err(anyhow::Error::from)
+                .and_then(|file| log(&mut BufReader::new(file), &mut search))
         }
+        .with_context(cannot_read)?;
     }
     Ok(search)
+}
+
+/// Reads one log, which may be compressed as `logrotate` does it. Nothing but a piece of a line is kept
+/// of it, so that it may be as long as it likes, unpacked too.
+fn log(octets: &mut impl BufRead, search: &mut Search) -> anyhow::Result<()> {
+    let begins = octets.fill_buf()?;
+    if begins.starts_with(GZIP) {
+        return Ok(lines(&mut BufReader::new(MultiGzDecoder::new(octets)), search)?);
+    }
+    if let Some((_, reader)) = OTHERS.iter().find(|(magic, _)| begins.starts_with(magic)) {
+        anyhow::bail!(
+            "it is compressed; read it by `{reader} FILE | postrider delivery resolve … --postfix-log -`"
+        );
+    }
+    Ok(lines(octets, search)?)
 }
 
 /// Feeds the search, a bounded piece of each line in memory at a time.
