@@ -142,7 +142,8 @@ impl Engine {
             brake_percent: config.bounces.brake_percent,
         };
         let recovered = recovery::recover(&db, remains.as_ref(), node, rules, now).await?;
-        let journal = Arc::new(Journal::create(&path, &uid).map_err(journal_failed)?);
+        let journal = Journal::create(&path, &uid, lineage.handoffs).map_err(journal_failed)?;
+        let journal = Arc::new(journal);
         let mark = Mark::create(&marked, &lineage).map_err(mark_failed)?;
 
         let relays = Relay::all(&config).map_err(StartError::Configuration)?;

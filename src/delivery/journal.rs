@@ -3,10 +3,17 @@
 //! the page cache outlives the process; it does not survive a loss of power, which is why its head
 //! names the boot it belongs to.
 //!
+//! Nor does it survive a disk that failed and was mounted anew in the same boot: its end may be gone
+//! then, though the database, which is written through to the disk, has all of it. So every transaction
+//! that hands copies off is announced here before its commit, by the number that the database counts it
+//! under (see [`mark`](super::mark)). A journal that does not have the number that the database has come
+//! to has lost its end, and is not believed either.
+//!
 //! Lines are text, so that an operator can read them:
 //!
 //! ```text
 //! postrider-journal 1 <node uid> <boot id>
+//! H <handoffs>
 //! D <copy> <attempt>
 //! B <copy> <attempt>
 //! R <copy> <attempt> <code> <enhanced code or -> <text>
@@ -95,6 +102,10 @@ struct State {
     bytes: u64,
     live: HashMap<CopyId, Entry>,
     line: String,
+    /// The last number that was announced.
+    handoffs: i64,
+    /// Whether it is still to be written: then it goes before whatever is written next.
+    owes_handoffs: bool,
     /// Whether a write failed: the file may end in half a line, which must not swallow the next.
     torn: bool,
 }
@@ -107,21 +118,37 @@ pub struct Remains {
     /// Whether the machine was started anew since, or part of the file is gone, as after an error of
     /// the disk: then a missing line proves nothing.
     pub survived_power_loss: bool,
+    /// The last transaction that was announced before it handed copies off.
+    pub handoffs: i64,
     /// The last word on each copy.
     pub entries: HashMap<CopyId, Entry>,
 }
 
 impl Journal {
-    /// Starts a journal for the node `node_uid`, replacing what is at `path`.
+    /// Starts a journal for the node `node_uid`, replacing what is at `path`. So many transactions handed
+    /// copies off until now.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn create(path: &Path, node_uid: &str) -> io::Result<Self> {
+    pub fn create(path: &Path, node_uid: &str, handoffs: i64) -> io::Result<Self> {
         let head = format!("{MAGIC} {node_uid} {}\n", boot_id());
-        let (file, bytes) = replace(path, &head, &HashMap::new())?;
         let (live, line) = (HashMap::new(), String::new());
-        let state = State { file, bytes, live, line, torn: false };
+        let (file, bytes) = replace(path, &head, handoffs, &live)?;
+        let state = State { file, bytes, live, line, handoffs, owes_handoffs: false, torn: false };
         Ok(Self { path: path.to_owned(), head, state: Mutex::new(state) })
+    }
+
+    /// Announces the transaction that hands copies off, by its number; to be called before its commit.
+    ///
+    /// # Errors
+    /// When the line cannot be written. It is written before any other then; until it is, a crash leaves
+    /// a journal that is not believed.
+    pub fn announce(&self, handoffs: i64) -> io::Result<()> {
+        let mut state = self.lock();
+        state.handoffs = handoffs;
+        state.owes_handoffs = true;
+        state.begin_line();
+        state.write_out()
     }
 
     /// Notes that the terminator of this copy is about to be written.
@@ -178,22 +205,16 @@ impl Journal {
     /// Writes what is known of a copy now; nothing, if its terminator has not left after all.
     fn append(&self, copy: CopyId, attempt: i64, entry: Option<Entry>) -> io::Result<()> {
         let mut state = self.lock();
-        let State { file, bytes, live, line, torn } = &mut *state;
-        line.clear();
-        if *torn {
-            line.push('\n');
-        }
-        write_line(line, copy, attempt, entry.as_ref());
-        *torn = true;
-        file.write_all(line.as_bytes())?;
-        *torn = false;
-        *bytes += line.len() as u64;
+        state.begin_line();
+        write_line(&mut state.line, copy, attempt, entry.as_ref());
+        state.write_out()?;
         match entry {
-            Some(entry) => live.insert(copy, entry),
-            None => live.remove(&copy),
+            Some(entry) => state.live.insert(copy, entry),
+            None => state.live.remove(&copy),
         };
-        if *bytes > BYTES_MAX {
-            (*file, *bytes) = replace(&self.path, &self.head, live)?;
+        if state.bytes > BYTES_MAX {
+            (state.file, state.bytes) =
+                replace(&self.path, &self.head, state.handoffs, &state.live)?;
         }
         Ok(())
     }
@@ -201,6 +222,28 @@ impl Journal {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is a single step, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What has to stand before the next line.
+    fn begin_line(&mut self) {
+        self.line.clear();
+        if self.torn {
+            self.line.push('\n');
+        }
+        if self.owes_handoffs {
+            write_handoffs(&mut self.line, self.handoffs);
+        }
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        self.torn = true;
+        self.file.write_all(self.line.as_bytes())?;
+        self.torn = false;
+        self.owes_handoffs = false;
+        self.bytes += self.line.len() as u64;
+        Ok(())
     }
 }
 
@@ -222,16 +265,29 @@ pub fn read(path: &Path) -> io::Result<Option<Remains>> {
     else {
         return Ok(None);
     };
-    let mut entries = HashMap::new();
-    for (copy, entry) in lines.filter_map(parse_line) {
-        match entry {
-            Some(entry) => entries.insert(copy, entry),
-            None => entries.remove(&copy),
-        };
+    let (mut entries, mut handoffs) = (HashMap::new(), 0);
+    for line in lines {
+        match parse_line(line) {
+            Some(Line::Handoffs(number)) => handoffs = number,
+            Some(Line::Entry(copy, entry)) => {
+                entries.insert(copy, entry);
+            }
+            Some(Line::Body(copy)) => {
+                entries.remove(&copy);
+            }
+            None => {}
+        }
     }
     // A file system that failed gives octets back that it never wrote to the disk as zeros.
     let survived_power_loss = boot != boot_id() || bytes.contains(&0);
-    Ok(Some(Remains { node_uid: node_uid.to_owned(), survived_power_loss, entries }))
+    let node_uid = node_uid.to_owned();
+    Ok(Some(Remains { node_uid, survived_power_loss, handoffs, entries }))
+}
+
+fn write_handoffs(line: &mut String, handoffs: i64) {
+    line.push_str("H ");
+    push_number(line, handoffs);
+    line.push('\n');
 }
 
 fn write_line(line: &mut String, copy: CopyId, attempt: i64, entry: Option<&Entry>) {
@@ -278,13 +334,23 @@ fn push_number(line: &mut String, number: impl itoa::Integer) {
     line.push_str(itoa::Buffer::new().format(number));
 }
 
-fn parse_line(line: &str) -> Option<(CopyId, Option<Entry>)> {
+/// What a line says.
+enum Line {
+    Handoffs(i64),
+    Entry(CopyId, Entry),
+    Body(CopyId),
+}
+
+fn parse_line(line: &str) -> Option<Line> {
     let mut words = line.splitn(6, ' ');
     let kind = words.next()?;
+    if kind == "H" {
+        return words.next()?.parse().ok().map(Line::Handoffs);
+    }
     let copy = parse_copy(words.next()?)?;
     let attempt = words.next()?.parse().ok()?;
     let entry = match kind {
-        "B" => return Some((copy, None)),
+        "B" => return Some(Line::Body(copy)),
         "D" => Entry::Dot { attempt },
         "R" => {
             let code = words.next()?.parse().ok()?;
@@ -293,7 +359,7 @@ fn parse_line(line: &str) -> Option<(CopyId, Option<Entry>)> {
         }
         _ => return None,
     };
-    Some((copy, Some(entry)))
+    Some(Line::Entry(copy, entry))
 }
 
 fn parse_copy(word: &str) -> Option<CopyId> {
@@ -309,8 +375,14 @@ fn parse_copy(word: &str) -> Option<CopyId> {
 
 /// Writes a new file beside `path` and moves it there, so that at any moment one of the two is
 /// whole.
-fn replace(path: &Path, head: &str, live: &HashMap<CopyId, Entry>) -> io::Result<(File, u64)> {
+fn replace(
+    path: &Path,
+    head: &str,
+    handoffs: i64,
+    live: &HashMap<CopyId, Entry>,
+) -> io::Result<(File, u64)> {
     let mut text = head.to_owned();
+    write_handoffs(&mut text, handoffs);
     for (copy, entry) in live {
         write_line(&mut text, *copy, entry.attempt(), Some(entry));
     }
@@ -332,110 +404,4 @@ fn boot_id() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn copy(subscriber: i64) -> CopyId {
-        CopyId::Issue { issue: IssueId(7), subscriber: SubscriberId(subscriber) }
-    }
-
-    #[test]
-    fn the_last_word_on_each_copy_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        assert_eq!(read(&path).unwrap(), None);
-        let journal = Journal::create(&path, "node").unwrap();
-        journal.dot(copy(1), 1).unwrap();
-        journal.dot(copy(2), 3).unwrap();
-        journal.dot(CopyId::Service(ServiceMailId(4)), 1).unwrap();
-        journal.dot(copy(5), 1).unwrap();
-        journal.body(copy(5), 1).unwrap();
-        assert!(journal.verdict(copy(5), 1).is_none());
-        let said = Reply::new(250, "2.0.0 queued\r\nas x");
-        journal.reply(copy(2), 3, &said).unwrap();
-        let remains = read(&path).unwrap().unwrap();
-        assert_eq!((remains.node_uid.as_str(), remains.survived_power_loss), ("node", false));
-        assert_eq!(remains.entries.len(), 3);
-        assert_eq!(remains.entries[&copy(1)], Entry::Dot { attempt: 1 });
-        let reply = Entry::Reply {
-            attempt: 3,
-            code: 250,
-            enhanced: said.enhanced,
-            text: "2.0.0 queued  as x".into(),
-        };
-        assert_eq!(remains.entries[&copy(2)], reply);
-    }
-
-    #[test]
-    fn a_line_cut_short_never_took_effect() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        let journal = Journal::create(&path, "node").unwrap();
-        journal.dot(copy(1), 1).unwrap();
-        let whole = fs::read(&path).unwrap();
-        for cut in whole.len() - 8..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
-            assert_eq!(read(&path).unwrap().unwrap().entries.len(), 0);
-        }
-    }
-
-    #[test]
-    fn half_a_line_that_a_full_disk_left_does_not_swallow_the_next() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        let journal = Journal::create(&path, "node").unwrap();
-        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let whole = std::mem::replace(&mut journal.lock().file, full);
-        assert!(journal.dot(copy(1), 1).is_err());
-        assert!(journal.verdict(copy(1), 1).is_none());
-        journal.lock().file = whole;
-        journal.lock().file.write_all(b"D 7.1").unwrap();
-        journal.dot(copy(2), 1).unwrap();
-        journal.dot(copy(3), 1).unwrap();
-        let entries = read(&path).unwrap().unwrap().entries;
-        assert_eq!(entries[&copy(2)], Entry::Dot { attempt: 1 });
-        assert_eq!(entries.len(), 2, "half a line is none");
-    }
-
-    #[test]
-    fn another_boot_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        fs::write(&path, format!("{MAGIC} node another-boot\nD 7.1 1\n")).unwrap();
-        assert!(read(&path).unwrap().unwrap().survived_power_loss);
-    }
-
-    #[test]
-    fn what_a_failed_disk_lost_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        let journal = Journal::create(&path, "node").unwrap();
-        journal.dot(copy(1), 1).unwrap();
-        journal.dot(copy(2), 1).unwrap();
-        assert!(!read(&path).unwrap().unwrap().survived_power_loss);
-        let mut octets = fs::read(&path).unwrap();
-        let lost = octets.len() - 8;
-        octets[lost..].fill(0);
-        fs::write(&path, &octets).unwrap();
-        assert!(read(&path).unwrap().unwrap().survived_power_loss);
-        // Of a file that lost its head nothing is believed.
-        octets.fill(0);
-        fs::write(&path, octets).unwrap();
-        assert_eq!(read(&path).unwrap(), None);
-    }
-
-    #[test]
-    fn a_grown_file_is_replaced_and_keeps_what_is_live() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        let journal = Journal::create(&path, "node").unwrap();
-        journal.dot(copy(-1), 1).unwrap();
-        let reply = Reply::new(250, "x".repeat(TEXT_BYTES_MAX));
-        for subscriber in 0..20_000 {
-            journal.reply(copy(subscriber), 1, &reply).unwrap();
-            journal.settled([copy(subscriber)]);
-        }
-        assert!(fs::metadata(&path).unwrap().len() <= BYTES_MAX + 1024);
-        assert_eq!(read(&path).unwrap().unwrap().entries[&copy(-1)], Entry::Dot { attempt: 1 });
-    }
-}
+mod tests;

@@ -243,7 +243,11 @@ impl Writer {
             self.hand_off(&mut tx, *key, copies.clone(), now, &mut done).await?;
         }
         if !done.handed.is_empty() {
-            done.mark = Some(mark::count(&mut tx).await?);
+            let handoffs = mark::count(&mut tx).await?;
+            done.mark = Some(handoffs);
+            if let Err(error) = self.journal.announce(handoffs) {
+                warn!(%error, "the journal cannot be written; no message ends until it can");
+            }
         }
         watch.lap(Step::HandOff);
         for (wanted, limit) in &group.claims {

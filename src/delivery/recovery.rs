@@ -2,7 +2,8 @@
 //!
 //! Copies that were claimed go back to the queue: nothing was sent. For copies that were handed off
 //! the journal decides: no dot, back to the queue; a reply, that outcome; a dot alone, uncertain.
-//! Without a journal to trust (a loss of power, another node's copies) they are uncertain.
+//! Without a journal to trust (a loss of power, an end that a failing disk swallowed, another node's
+//! copies) they are uncertain.
 
 use std::collections::HashMap;
 
@@ -91,13 +92,17 @@ pub async fn recover(
     recovered.released = release_claims(&mut tx, now).await?;
     let mut left: Vec<Left> = tx.query(LEFT_COPIES).all().await?;
     left.extend(tx.query(LEFT_MAILS).all::<Left>().await?);
+    let handoffs: Option<i64> = tx.query("SELECT handoffs FROM lineage").optional_scalar().await?;
+    // A journal that was not told of the last handoff has lost its end.
+    let remains = remains.filter(|remains| {
+        !remains.survived_power_loss && remains.handoffs >= handoffs.unwrap_or_default()
+    });
     let empty = HashMap::new();
     let mut settlements = Vec::with_capacity(left.len());
     for row in &left {
         let Some(copy) = copy_of(row) else { continue };
-        let trusted = remains
-            .filter(|remains| !remains.survived_power_loss)
-            .filter(|remains| row.node_uid.as_deref() == Some(remains.node_uid.as_str()));
+        let trusted =
+            remains.filter(|remains| row.node_uid.as_deref() == Some(remains.node_uid.as_str()));
         let entry = trusted.map_or(&empty, |remains| &remains.entries).get(&copy);
         let schedule = Schedule { delays: rules.retry_delays.into(), expires_at: row.expires_at };
         let settlement = settle(row, copy, trusted.is_some(), entry, &schedule, node, now);

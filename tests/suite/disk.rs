@@ -46,6 +46,8 @@ impl Disk {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
         }
         copy_files(&aside, folder);
+        // What a test began with is not to be lost with what the daemon writes.
+        let _ = Command::new("sync").arg("-f").arg(folder).status();
         Some(disk)
     }
 
@@ -65,6 +67,21 @@ impl Disk {
         let failed = Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).output();
         let failed = failed.is_ok_and(|failed| failed.status.success());
         failed && fs::File::create(self.0.join("probe")).is_err()
+    }
+
+    /// Takes one that failed away and mounts it again: what was not written out by then is lost. False
+    /// while somebody has a file open on it, or has it mounted too, in another namespace.
+    pub(crate) fn mount_anew(&self) -> bool {
+        let _ = Command::new("umount").arg(&self.0).output();
+        let image = self.0.with_extension("image");
+        let attached = Command::new("losetup").arg("-j").arg(&image).output().unwrap();
+        if !attached.stdout.is_empty() {
+            return false;
+        }
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(image).arg(&self.0).output();
+        let mounted = mounted.unwrap();
+        assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+        true
     }
 
     /// Takes what can be read off it to a folder in its place, as after the purchase of another disk.

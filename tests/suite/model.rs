@@ -287,7 +287,8 @@ impl Bench {
             })
             .collect();
         let node_uid = format!("node {}", self.nodes);
-        let remains = Remains { node_uid, survived_power_loss: power_lost, entries };
+        let remains =
+            Remains { node_uid, survived_power_loss: power_lost, entries, ..Remains::default() };
         let node = self.node().await;
         let rules = Rules { retry_delays: &[Duration::ZERO], brake_percent: 20.0 };
         recovery::recover(&self.db, Some(&remains), node, rules, now()).await.unwrap();

@@ -71,6 +71,27 @@ async fn a_full_disk_stops_the_send_and_loses_nobody() {
 /// open, and what was not written out yet may be lost. What is left goes on from another disk.
 #[tokio::test]
 async fn a_file_system_that_turns_read_only_stops_the_send_and_doubles_nobody() {
+    a_disk_fails(Kills::of_daemon(1), async |disk| {
+        disk.replace();
+        None
+    })
+    .await;
+}
+
+/// As before, but the disk is only mounted again: the machine runs on, and the journal, which nobody wrote
+/// through to the disk, ends earlier than it did. Nothing in it says so.
+#[tokio::test]
+async fn a_disk_that_is_mounted_again_has_lost_the_end_of_the_journal_and_doubles_nobody() {
+    // All that was handed off is uncertain, not only what stood between dot and reply.
+    let kills = Kills { tasks: READERS / 4, ..Kills::of_daemon(1) };
+    a_disk_fails(kills, async |disk| {
+        until("the disk is let go", async || disk.mount_anew().then_some(())).await;
+        Some(disk)
+    })
+    .await;
+}
+
+async fn a_disk_fails(kills: Kills, mend: impl AsyncFnOnce(Disk) -> Option<Disk>) {
     let sink = Sink::with("", &["--latency", "200ms"]).await;
     let options = format!("{}[shedding]\ndisk_free_min = 0\n", options());
     let scene = Scene::new(&[&sink], &options).await;
@@ -99,11 +120,11 @@ async fn a_file_system_that_turns_read_only_stops_the_send_and_doubles_nobody() 
     daemon.signal("TERM");
     until("the daemon ends", async || daemon.is_gone().then_some(())).await;
     daemon.kill();
-    disk.replace();
+    let _mended = mend(disk).await;
     let daemon = Daemon::spawn(&scene).await;
     scene.reaches(IssueState::Sent).await;
     daemon.terminate();
-    let outcome = check(&scene, &[&sink], READERS, Kills::of_daemon(1)).await;
+    let outcome = check(&scene, &[&sink], READERS, kills).await;
     println!("{outcome:?}");
     let known = outcome.count(CopyState::Accepted) + outcome.count(CopyState::Uncertain);
     assert_eq!(known, READERS, "{outcome:?}");
