@@ -1,10 +1,10 @@
 //! The engine as a whole: starts every part in the right order, and stops them in the reverse one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, RwLock, atomic::AtomicI64},
-    time::{Duration, Instant},
-};
+mod assembly;
+mod node;
+mod settings;
+
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Notify,
@@ -13,46 +13,21 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
+pub use self::settings::signers;
+use self::{
+    assembly::{Assembly, Records},
+    node::{Node, sign_off},
+};
 use super::{
-    clock::{self, Clock, Tempo},
-    compose::{Composer, Ingredients},
-    conductor::{Conductor, Course},
-    connection::{Connection, Shared},
-    dispatch::{Dispatch, RelayTerms},
-    feeder::Feeder,
-    grouping::Grouping,
-    journal::{self, Journal},
-    lease::Lease,
-    ledger::{self, Writer},
-    limits::{Gcra, LimitName, Limits},
-    mark::{self, Mark},
-    recovery::{self, Recovered},
-    relay::Relay,
-    restored,
-    rule_halts::RuleHalts,
-    shedding::Shedding,
-    status::Publisher,
-    tallies::{self, Tallies},
-    view::View,
+    clock::Tempo, dispatch::Dispatch, recovery::Recovered, relay::Relay, shedding::Shedding,
+    tallies::Tallies, view::View,
 };
 use crate::{
-    config::{self, Config},
-    db::{self, Db},
-    dns::Resolver,
-    id::NodeId,
-    issue::render::Renderer,
-    link::Links,
-    provider::Providers,
-    smtp::dkim::Signer,
-    telemetry::Metrics,
-    timestamp::Timestamp,
-    token::Keyring,
+    config::Config, db::Db, id::NodeId, issue::render::Renderer, provider::Providers,
+    telemetry::Metrics, timestamp::Timestamp, token::Keyring,
 };
 
-/// How often it is looked whether the lease is to be renewed.
-const LEASE_LOOK: Duration = Duration::from_millis(500);
 /// How much longer than the drain a stop may take, for what is written last.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -122,165 +97,22 @@ pub struct Engine {
 impl Engine {
     /// Settles what an earlier daemon left, then begins to send.
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
-        let Parts { db, config, keyring, renderer, providers, speed } = parts;
         let now = Timestamp::now();
-        let tempo = Tempo::new(now, speed);
-        let uid = Uuid::now_v7().to_string();
-        let lease = Arc::new(Lease::new(config.sending.lease, now));
-        let node = register(&db, &uid, &lease, now).await?;
-        let path = config.journal_file();
-        let journal_failed =
-            |source| StartError::Journal { path: path.display().to_string(), source };
-        let marked = config.mark_file();
-        let mark_failed = |source| StartError::Mark { path: marked.display().to_string(), source };
-        let kept = mark::read(&marked).map_err(mark_failed)?;
-        let (lineage, is_older) = restored::look(&db, kept.as_ref(), now).await?;
-        // What an older database does not know of, the journal of a younger one cannot tell by silence.
-        let remains = journal::read(&path).map_err(journal_failed)?.filter(|_| !is_older);
-        let rules = recovery::Rules {
-            retry_delays: &config.sending.retry_delays,
-            brake_percent: config.bounces.brake_percent,
-        };
-        let recovered = recovery::recover(&db, remains.as_ref(), node, rules, now).await?;
-        let journal = Journal::create(&path, &uid, lineage.handoffs).map_err(journal_failed)?;
-        let journal = Arc::new(journal);
-        let mark = Mark::create(&marked, &lineage).map_err(mark_failed)?;
-
-        let relays = Relay::all(&config).map_err(StartError::Configuration)?;
-        let (limits, limited_providers) = limits(&db, &config, &providers, now).await?;
-        let dispatch = Arc::new(Dispatch::new(terms(&config, &providers), limits).at(tempo));
-        let tallies = Arc::new(Tallies::default());
-        let metrics = Arc::new(Metrics::new(
-            &providers,
-            config.relay.iter().map(|relay| relay.name.as_str()),
-        ));
-        let writer = Writer {
-            db: db.clone(),
-            node,
-            journal: Arc::clone(&journal),
-            mark,
-            tallies: Arc::clone(&tallies),
-            dispatch: Arc::clone(&dispatch),
-            brake_percent: config.bounces.brake_percent,
-            metrics: Arc::clone(&metrics),
-        };
-        let (ledger, writer) = writer.start();
-        let composer = Arc::new(Composer::new(Ingredients {
-            db: db.clone(),
-            keyring,
-            links: Links::new(&config.public_url),
-            renderer,
-            signers: signers(&config)?,
-            mail: config.mail.clone(),
-            work: metrics.work().clone(),
-        }));
-        let course: Course = Arc::new(RwLock::new(Vec::new()));
-        for issue in super::conductor::in_motion(&db).await? {
-            tallies.put(issue.id, tallies::load(&db, issue.id).await?);
-        }
-        let rule_halts = Arc::new(RuleHalts::new(tempo));
-        let stop = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            dispatch: Arc::clone(&dispatch),
-            ledger: ledger.clone(),
-            journal,
-            composer: Arc::clone(&composer),
-            node,
-            lease: Arc::clone(&lease),
-            retry_delays: Arc::from(config.sending.retry_delays.as_slice()),
-            idle: config.smtp.idle,
-            sessions: AtomicI64::new(1),
-            metrics: Arc::clone(&metrics),
-            rule_halts: Arc::clone(&rule_halts),
-            stop: stop.clone(),
-        });
-        let connections = TaskTracker::new();
-        let mut workers = Vec::new();
-        for (relay, settings) in relays.iter().zip(&config.relay) {
-            for number in 0..settings.connections {
-                // With four connections or more, one is kept free for confirmations.
-                let reserved = settings.connections >= 4 && number == 0;
-                let connection = Connection::new(Arc::clone(&shared), Arc::clone(relay), reserved);
-                workers.push(connections.spawn(connection.run()).abort_handle());
-            }
-        }
-        connections.close();
-        let bell = Arc::new(Notify::new());
-        let shedding = Arc::new(Shedding::default());
-        shedding.look_around(&config.shedding, &config.data_folder).await;
-        let mut background = JoinSet::new();
-        let grouping = if config.dns.group_by_mx {
-            let resolver = Resolver::new(&config.dns).map_err(StartError::Configuration)?;
-            let providers = Arc::clone(&providers);
-            Some(Arc::new(Grouping::new(db.clone(), resolver, providers, Arc::clone(&bell))))
-        } else {
-            None
-        };
-        let conductor = Conductor {
-            db: db.clone(),
-            grouping,
-            config: Arc::clone(&config),
-            providers: Arc::clone(&providers),
-            dispatch: Arc::clone(&dispatch),
-            ledger: ledger.clone(),
-            tallies: Arc::clone(&tallies),
-            rule_halts,
-            relays: relays.clone(),
-            course: Arc::clone(&course),
-            metrics: Arc::clone(&metrics),
-            shedding: Arc::clone(&shedding),
-            bell: Arc::clone(&bell),
-            tempo,
-        };
-        background.spawn(conductor.run(stop.clone()));
-        let feeder = Feeder {
-            db: db.clone(),
-            dispatch: Arc::clone(&dispatch),
-            ledger,
-            composer,
-            course,
-            shedding: Arc::clone(&shedding),
-            limited_providers,
-            tempo,
-        };
-        background.spawn(feeder.run(stop.clone()));
-        background.spawn(keep_lease(db.clone(), node, lease, stop.clone()));
-        background.spawn({
-            let (db, config) = (db.clone(), Arc::clone(&config));
-            let (shedding, stop) = (Arc::clone(&shedding), stop.clone());
-            async move {
-                shedding.watch(db, &config.shedding, &config.data_folder, stop).await;
-            }
-        });
-        let publisher = Publisher {
-            db: db.clone(),
-            node,
-            dispatch: Arc::clone(&dispatch),
-            relays: relays.clone(),
-            providers: Arc::clone(&providers),
-            shedding: Arc::clone(&shedding),
-        };
-        background.spawn(publisher.run(stop.clone()));
-        for relay in &relays {
-            let Some(direct) = relay.direct.clone() else { continue };
-            direct.keep_policies_in(&db);
-            let (index, dispatch) = (relay.index, Arc::clone(&dispatch));
-            let (idle, stop) = (config.smtp.idle, stop.clone());
-            background.spawn(async move { direct.run(index, &dispatch, idle, stop).await });
-        }
-        let timer = Arc::clone(&dispatch);
-        let until = stop.clone();
-        background.spawn(async move {
-            tokio::select! {
-                () = until.cancelled() => {}
-                () = timer.run_timer() => {}
-            }
-        });
-        let drain = config.sending.drain;
+        let tempo = Tempo::new(now, parts.speed);
+        let node = Node::register(&parts.db, parts.config.sending.lease, now).await?;
+        let records = Records::of_the_past(&parts.db, &parts.config, &node, now).await?;
+        let recovered = records.recovered;
+        let (uid, drain) = (node.uid.clone(), parts.config.sending.drain);
+        let assembly = Assembly::new(parts, node, tempo, now).await?;
+        let (journal, ledger, writer) = assembly.write(records);
+        let (connections, workers) = assembly.connect(&ledger, journal);
+        let background = assembly.watch(ledger).await;
+        let Assembly { db, node, dispatch, relays, tallies, metrics, bell, shedding, stop, .. } =
+            assembly;
         info!(node = %uid, relays = relays.len(), "the delivery engine runs");
         Ok(Self {
             db,
-            node,
+            node: node.id,
             dispatch,
             relays,
             tallies,
@@ -375,143 +207,4 @@ impl Engine {
         }
         info!("the delivery engine stopped");
     }
-}
-
-async fn register(db: &Db, uid: &str, lease: &Lease, now: Timestamp) -> db::Result<NodeId> {
-    db.write("INSERT INTO node (uid, started_at, lease_until) VALUES ($1, $2, $3) RETURNING id")
-        .bind(uid.to_owned())
-        .bind(now)
-        .bind(lease.renewal(now))
-        .scalar()
-        .await
-}
-
-/// Renews the lease when a quarter of it is over, and soon after the clock was set; then, due times
-/// go with the clock.
-async fn keep_lease(db: Db, node: NodeId, lease: Arc<Lease>, stop: CancellationToken) {
-    let mut clock = Clock::new(Timestamp::now(), Instant::now());
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LEASE_LOOK) => {}
-        }
-        let now = Timestamp::now();
-        if let Some(back) = clock.set_back(now, Instant::now()) {
-            let moved = clock::bring_forward(&db, back, now).await;
-            warn!(
-                back_ms = back.as_millis() as u64,
-                moved = moved.as_ref().copied().unwrap_or_default(),
-                "the clock was set back; copies that wait were brought forward"
-            );
-            if let Err(problem) = moved {
-                error!(error = %problem, "copies that wait will wait until the clock is where it was");
-            }
-        }
-        if !lease.wants_renewal(now) {
-            continue;
-        }
-        let renewed = db
-            .write("UPDATE node SET lease_until = $2 WHERE id = $1")
-            .bind(node)
-            .bind(lease.renewal(now))
-            .execute()
-            .await;
-        match renewed {
-            Ok(_) => lease.renewed(now),
-            Err(problem) => {
-                error!(error = %problem, "the lease cannot be renewed; handoffs stop when it runs out");
-            }
-        }
-    }
-}
-
-async fn sign_off(db: &Db, node: NodeId) -> db::Result<()> {
-    let now = Timestamp::now();
-    let mut tx = db.begin().await?;
-    recovery::release_claims(&mut tx, now).await?;
-    tx.query("UPDATE node SET stopped_at = $2, lease_until = $2 WHERE id = $1")
-        .bind(node)
-        .bind(now)
-        .execute()
-        .await?;
-    tx.commit().await
-}
-
-/// What the dispatch is told of relays.
-fn terms(config: &Config, providers: &Providers) -> Vec<RelayTerms> {
-    let named = config.limits.provider.iter();
-    let own =
-        named.filter_map(|limit| Some((providers.by_name(&limit.name)?.0, limit.connections?)));
-    let shipped = providers.iter().filter_map(|entry| Some((entry.id.0, entry.connections?)));
-    let provider_connections: Arc<BTreeMap<i64, u32>> = Arc::new(shipped.chain(own).collect());
-    let relay = |relay: &config::Relay| RelayTerms {
-        name: relay.name.clone(),
-        priority: relay.priority,
-        weight: relay.weight,
-        connections: relay.connections,
-        provider_connections: Arc::clone(&provider_connections),
-        breakers: config.breakers,
-    };
-    config.relay.iter().map(relay).collect()
-}
-
-/// The limits of the configuration, used as far as they were, and the providers that have one.
-async fn limits(
-    db: &Db,
-    config: &Config,
-    providers: &Providers,
-    now: Timestamp,
-) -> Result<(Limits, BTreeSet<i64>), StartError> {
-    let names: Vec<String> = config.relay.iter().map(|relay| relay.name.clone()).collect();
-    let provider = |key: &str, name: &str| {
-        providers.by_name(name).map(|id| id.0).ok_or_else(|| {
-            let known: Vec<_> = providers.iter().map(|provider| provider.name.as_str()).collect();
-            StartError::Configuration(format!(
-                "{key}: there is no provider `{name}`; those are: {}",
-                known.join(", ")
-            ))
-        })
-    };
-    let mut limits = Limits::new(names.clone());
-    if let Some(per_second) = config.limits.per_second {
-        limits.add(LimitName::Total, Gcra::new(per_second, config.limits.burst));
-    }
-    for (index, relay) in config.relay.iter().enumerate() {
-        if let Some(per_second) = relay.per_second {
-            limits.add(LimitName::Relay(index), Gcra::new(per_second, relay.burst));
-        }
-    }
-    let mut limited = BTreeSet::new();
-    for limit in &config.limits.provider {
-        let id = provider("limits.provider", &limit.name)?;
-        if let Some(per_second) = limit.per_second {
-            limits.add(LimitName::Provider(id), Gcra::new(per_second, limit.burst));
-            limited.insert(id);
-        }
-    }
-    for ramp in &config.limits.warm_up {
-        let id =
-            ramp.provider.as_deref().map(|name| provider("limits.warm_up", name)).transpose()?;
-        // The configuration is refused when it names a relay that it does not have.
-        if let Some(relay) = names.iter().position(|name| *name == ramp.relay) {
-            limits.add_warm_up(relay, id, &ramp.copies_per_day);
-        }
-    }
-    let kept = ledger::kept_uses(db).await?;
-    limits.restore(kept.rates, &kept.warm_ups, now);
-    Ok((limits, limited))
-}
-
-/// The signing keys of the configuration.
-pub fn signers(config: &Config) -> Result<Vec<Signer>, StartError> {
-    let signer = |dkim: &config::Dkim| {
-        let fail = |problem: String| {
-            StartError::Configuration(format!("dkim key {}: {problem}", dkim.key_file.display()))
-        };
-        let pem =
-            std::fs::read_to_string(&dkim.key_file).map_err(|error| fail(error.to_string()))?;
-        Signer::from_pem(&dkim.domain, &dkim.selector, &pem)
-            .map_err(|error| fail(error.to_string()))
-    };
-    config.dkim.iter().map(signer).collect()
 }
