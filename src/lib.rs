@@ -15,6 +15,9 @@ pub mod address;
 pub mod app;
 pub mod archive;
 pub mod audit;
+#[cfg(test)]
+#[path = "../tests/suite/authority.rs"]
+mod authority;
 pub mod bench;
 pub mod bounce;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! The program as people meet it: the built binary, run in folders of its own.
 
+mod authority;
 mod behind;
 mod checker;
 mod cli_backup;

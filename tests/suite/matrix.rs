@@ -26,15 +26,19 @@ use self::{
     cell::{Cell, Mode, Template, lets_nothing_out},
     fault::{At, Fault, Offer},
     script::{dot_cases, script},
-    tls::Authority,
 };
-use crate::stillness::undisturbed;
+use crate::{authority::Authority, stillness::undisturbed};
 
 /// How many cells run at once: most of them wait for a deadline most of the time.
 const AT_ONCE: usize = 24;
 
 /// Deadlines of a second tell nothing when everybody was held up for a good part of it.
 const BEARABLE: Duration = Duration::from_millis(250);
+
+/// Who vouches for a server on this machine.
+fn for_loopback() -> Authority {
+    Authority::issuing("127.0.0.1", 2090)
+}
 
 /// Runs cells beside each other; every one that fails prints its own message.
 async fn run(cells: Vec<Cell>) {
@@ -108,7 +112,7 @@ async fn the_final_dot_by_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_does_not_fit_lets_nothing_out() {
     let template = Template::new().await;
-    let (good, other) = (Authority::for_loopback(), Authority::for_loopback());
+    let (good, other) = (for_loopback(), for_loopback());
     let named = Authority::issuing("elsewhere.example", 2090);
     let expired = Authority::issuing("127.0.0.1", 2021);
     for offer in [Offer::StartTls, Offer::Implicit] {

@@ -30,10 +30,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fault::{Expect, Fate, Offer, Script},
-    tls::{Authority, Front},
+    for_loopback,
+    tls::Front,
     told::{Told, first_rest, told},
 };
-use crate::harness::{quick_folder as folder, until};
+use crate::{
+    authority::Authority,
+    harness::{quick_folder as folder, until},
+};
 
 /// How copies follow each other on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +112,7 @@ impl Template {
         let draft = Draft { newsletter: newsletter.id, number: 1, model, source, content };
         control::schedule(&context.db, &draft, now, "test", now).await.unwrap();
         context.db.close().await;
-        Self { folder, authority: Authority::for_loopback() }
+        Self { folder, authority: for_loopback() }
     }
 
     /// A copy of it, with more in its configuration.

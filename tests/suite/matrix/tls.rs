@@ -1,61 +1,14 @@
-//! A certificate authority for a cell, and what can stand in front of its sink.
+//! What can stand in front of a cell's sink.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
     task::AbortHandle,
 };
-use tokio_rustls::rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
 
 use super::fault::Fault;
-
-/// An authority of our own, its root in a file, and a certificate that it issued.
-pub(super) struct Authority {
-    _folder: TempDir,
-    pub(super) root: PathBuf,
-    pub(super) config: Arc<ServerConfig>,
-}
-
-impl Authority {
-    /// Issues for this machine.
-    pub(super) fn for_loopback() -> Self {
-        Self::issuing("127.0.0.1", 2090)
-    }
-
-    /// Issues for `name`, valid until the end of `last_year`.
-    pub(super) fn issuing(name: &str, last_year: i32) -> Self {
-        let root_key = KeyPair::generate().unwrap();
-        let mut root = CertificateParams::new(vec![]).unwrap();
-        root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root_certificate = root.self_signed(&root_key).unwrap();
-        let issuer = Issuer::new(root, root_key);
-        let key = KeyPair::generate().unwrap();
-        let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        leaf.not_after = rcgen::date_time_ymd(last_year, 12, 31);
-        let leaf = leaf.signed_by(&key, &issuer).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("root.pem");
-        fs::write(&path, root_certificate.pem()).unwrap();
-        let chain = vec![CertificateDer::from(leaf.der().to_vec())];
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Self { _folder: folder, root: path, config: Arc::new(config) }
-    }
-}
 
 /// Where clients connect: the sink itself, or somebody who spoils the first connection and passes
 /// the others on.

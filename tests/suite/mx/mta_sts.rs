@@ -16,13 +16,13 @@ use postrider::db::state::{CopyState, EventKind, IssueState};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio_rustls::rustls::{
-    ServerConfig, ServerConnection, StreamOwned,
-    crypto::aws_lc_rs,
+    ServerConnection, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
 use super::{SHORT, domains_at, fates, import, scene, set, told};
 use crate::{
+    authority::server_config,
     checker::{Kills, check},
     dns_server::DnsServer,
     harness::{Daemon, NO_GATES, QUICK, Scene, Sink, free_port, until},
@@ -78,13 +78,8 @@ impl PolicyServer {
         let chain = CertificateDer::pem_file_iter(Path::new(certificate)).unwrap();
         let chain = chain.map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(Path::new(key)).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        let (config, stop) = (Arc::new(config), Arc::new(AtomicBool::new(false)));
+        let config = server_config(chain, key);
+        let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicUsize::new(0));
         let server = Self { stop: Arc::clone(&stop), asked: Arc::clone(&asked) };
         listener.set_nonblocking(true).unwrap();

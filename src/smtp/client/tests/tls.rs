@@ -1,66 +1,24 @@
 //! STARTTLS and implicit TLS, against certificates made for the occasion and against tampering.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::super::*;
 use super::UNBEARABLE;
 use super::server::*;
 use crate::{
+    authority::Authority,
     smtp::tls::{Encryption, TlsError, TlsMode, TlsTrust},
     stillness::undisturbed,
 };
 
-/// A certificate authority of our own, its root in a file, and one certificate it issued.
-struct Authority {
-    _folder: TempDir,
-    root: PathBuf,
-    acceptor: TlsAcceptor,
-}
-
-impl Authority {
-    /// Issues for `name`, valid until the end of `last_year`.
-    fn issuing(name: &str, last_year: i32) -> Self {
-        let root_key = KeyPair::generate().unwrap();
-        let mut root = CertificateParams::new(vec![]).unwrap();
-        root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root_certificate = root.self_signed(&root_key).unwrap();
-        let issuer = Issuer::new(root, root_key);
-
-        let key = KeyPair::generate().unwrap();
-        let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        leaf.not_after = rcgen::date_time_ymd(last_year, 12, 31);
-        let leaf = leaf.signed_by(&key, &issuer).unwrap();
-
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("root.pem");
-        std::fs::write(&path, root_certificate.pem()).unwrap();
-        let chain = vec![CertificateDer::from(leaf.der().to_vec())];
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Self { _folder: folder, root: path, acceptor: TlsAcceptor::from(Arc::new(config)) }
-    }
-
-    fn trust(&self) -> TlsTrust {
-        TlsTrust { extra_ca: Some(self.root.clone()), ..TlsTrust::default() }
-    }
+fn trusting(authority: &Authority) -> TlsTrust {
+    TlsTrust { extra_ca: Some(authority.root.clone()), ..TlsTrust::default() }
 }
 
 /// Whether an error is the one expected.
@@ -90,7 +48,7 @@ async fn start(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let journal = Arc::new(Mutex::new(Journal::default()));
-    let (theirs, acceptor) = (journal.clone(), authority.acceptor.clone());
+    let (theirs, acceptor) = (journal.clone(), TlsAcceptor::from(Arc::clone(&authority.config)));
     let task = tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         // Otherwise a reset takes replies with it that Nagle's algorithm still holds.
@@ -168,7 +126,7 @@ async fn carries_messages_over_starttls_and_implicit_tls() {
                 ..Plan::plain()
             };
             let (port, journal, task) = start(&authority, upgrade, plan).await;
-            let mut endpoint = endpoint(port, mode, "mail.example", &authority.trust());
+            let mut endpoint = endpoint(port, mode, "mail.example", &trusting(&authority));
             let (username, secret) = ("ada".to_owned(), "s3cret".to_owned());
             endpoint.credentials = Some(Credentials { username, secret, mechanism: None });
             let mut session = Session::connect(&endpoint).await.unwrap();
@@ -202,7 +160,7 @@ async fn inside_tls_too_nothing_is_called_failed_that_may_have_arrived() {
         for fault in [Fault::SayAndClose(vec![]), Fault::SayAndReset(vec![])] {
             let plan = Plan::pipelining().fault(at, fault);
             let (port, journal, task) = start(&authority, Upgrade::Implicit, plan).await;
-            let endpoint = endpoint(port, TlsMode::Implicit, "mail.example", &authority.trust());
+            let endpoint = endpoint(port, TlsMode::Implicit, "mail.example", &trusting(&authority));
             let mut session = Session::connect(&endpoint).await.unwrap();
             let this = envelope(1);
             let message = Outgoing { envelope: &this, body: &[body] };
@@ -229,10 +187,10 @@ async fn a_certificate_that_does_not_fit_ends_it_before_any_command() {
     let good = Authority::issuing("mail.example", 2090);
     let expired = Authority::issuing("mail.example", 2021);
     let cases = [
-        ("another name", &good, "other.example", good.trust()),
-        ("an unknown authority", &good, "mail.example", TlsTrust { ..expired.trust() }),
-        ("expired", &expired, "mail.example", expired.trust()),
-        ("an address", &good, "127.0.0.1", good.trust()),
+        ("another name", &good, "other.example", trusting(&good)),
+        ("an unknown authority", &good, "mail.example", TlsTrust { ..trusting(&expired) }),
+        ("expired", &expired, "mail.example", trusting(&expired)),
+        ("an address", &good, "127.0.0.1", trusting(&good)),
     ];
     for (case, authority, name, trust) in cases {
         for (upgrade, mode) in
@@ -267,7 +225,7 @@ async fn a_stripped_starttls_is_never_a_reason_to_go_on_in_clear_text() {
     let authority = Authority::issuing("mail.example", 2090);
     let server = Server::start(Plan { extensions: vec!["AUTH PLAIN"], ..Plan::pipelining() }).await;
     let mut endpoint =
-        endpoint(server.address.port(), TlsMode::StartTls, "mail.example", &authority.trust());
+        endpoint(server.address.port(), TlsMode::StartTls, "mail.example", &trusting(&authority));
     endpoint.allow_clear_text_auth = true;
     let error = Session::connect(&endpoint).await.unwrap_err();
     assert_eq!(error.phase, Phase::StartTls);
@@ -292,7 +250,7 @@ async fn tampering() {
     ];
     for (upgrade, phase, expected) in cases {
         let (port, journal, task) = start(&authority, upgrade, Plan::plain()).await;
-        let mut endpoint = endpoint(port, TlsMode::StartTls, "mail.example", &authority.trust());
+        let mut endpoint = endpoint(port, TlsMode::StartTls, "mail.example", &trusting(&authority));
         if upgrade == Upgrade::Stalls {
             endpoint.deadlines.greeting = Duration::from_millis(150);
         }
