@@ -316,6 +316,7 @@ impl Writer {
                 let copies = mails.iter().map(|mail| Claimed {
                     copy: CopyId::Service(mail.id),
                     claim: claim.id,
+                    place: 0,
                     claimed_at: claim.at,
                     due_at: mail.due_at,
                     first_due_at: mail.created_at,

@@ -268,6 +268,7 @@ pub fn unrecorded_copy(subscriber: SubscriberId, reader: &Addressee) -> Handed {
         claimed: Claimed {
             copy,
             claim: 0,
+            place: 0,
             claimed_at: Timestamp::default(),
             due_at: Timestamp::default(),
             first_due_at: Timestamp::default(),

@@ -35,6 +35,8 @@ pub struct Claimed {
     pub copy: CopyId,
     /// The claim that holds it.
     pub claim: i64,
+    /// Which of the claim's copies it is, in the order of readers.
+    pub place: u32,
     /// Since when.
     pub claimed_at: Timestamp,
     /// Since when this try is due: the first since its stage was released.

@@ -241,6 +241,7 @@ mod tests {
                     let copy = Claimed {
                         copy,
                         claim: 1,
+                        place: 0,
                         claimed_at: at,
                         due_at: at,
                         first_due_at: at,

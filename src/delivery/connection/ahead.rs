@@ -139,6 +139,7 @@ mod tests {
             claimed: Claimed {
                 copy: CopyId::Issue { issue: IssueId(1), subscriber: SubscriberId(number) },
                 claim: 1,
+                place: 0,
                 claimed_at: now,
                 due_at: now,
                 first_due_at: now,

@@ -31,6 +31,7 @@ fn copies(provider: i64, subscribers: std::ops::Range<i64>) -> Vec<Claimed> {
     let claimed = |subscriber| Claimed {
         copy: CopyId::Issue { issue: ISSUE, subscriber: SubscriberId(subscriber) },
         claim: 1,
+        place: 0,
         claimed_at: Timestamp::default(),
         due_at: Timestamp::default(),
         first_due_at: Timestamp::default(),
@@ -47,6 +48,7 @@ fn service(provider: i64, id: i64) -> Claimed {
     Claimed {
         copy,
         claim: 1,
+        place: 0,
         claimed_at,
         due_at,
         first_due_at: due_at,

@@ -10,33 +10,56 @@ use crate::{
     timestamp::Timestamp,
 };
 
+// Which of a claim's copies are meant: all from one reader to another, or those in a list, which costs
+// twice as much to look up.
+macro_rules! gate {
+    ($copies:literal) => {
+        concat!(
+            "UPDATE delivery SET state = 2 WHERE issue_id = $1 AND ",
+            $copies,
+            " AND state = 1 AND claim_id = $3 \
+             AND EXISTS (SELECT 1 FROM claim c JOIN node n ON n.id = c.node_id \
+               WHERE c.id = $3 AND n.id = $4 AND n.lease_until > $5) \
+             AND stage <= (SELECT i.stage FROM issue i WHERE i.id = $1 AND i.state = 2) \
+             AND NOT EXISTS (SELECT 1 FROM held_provider h WHERE h.issue_id = $1 \
+               AND h.provider = delivery.provider AND h.stage < delivery.stage) \
+             AND EXISTS (SELECT 1 FROM subscription s JOIN subscriber p ON p.id = s.subscriber_id \
+               WHERE s.newsletter_id = (SELECT i.newsletter_id FROM issue i WHERE i.id = $1) \
+               AND s.subscriber_id = delivery.subscriber_id AND s.state = 1 \
+               AND (s.paused_until IS NULL OR s.paused_until <= $5) \
+               AND p.address IS NOT NULL AND p.provider = delivery.provider \
+               AND NOT EXISTS (SELECT 1 FROM suppression x WHERE x.address_hash = p.address_hash))"
+        )
+    };
+}
+
+macro_rules! handed {
+    ($copies:literal) => {
+        concat!(
+            "SELECT json_group_array(json_array(p.id, p.address, p.name, p.attributes)) \
+             FROM delivery d JOIN subscriber p ON p.id = d.subscriber_id WHERE d.issue_id = $1 AND ",
+            $copies,
+            " AND d.claim_id = $3 AND d.state = 2"
+        )
+    };
+}
+
 /// The handoff gate: the one statement after which a copy may be sent. It holds only for copies
 /// whose claim is ours and whose lease has not run out, whose issue is sending, whose stage is
-/// released (to the copy's provider too), and whose reader is subscribed, not paused, not suppressed and still at the provider
-/// the limits were asked about. When it cannot be committed, nothing is sent.
-pub(super) const HAND_OFF: &str = "UPDATE delivery SET state = 2 \
-     WHERE issue_id = $1 AND subscriber_id IN (SELECT value FROM json_each($2)) \
-     AND state = 1 AND claim_id = $3 \
-     AND EXISTS (SELECT 1 FROM claim c JOIN node n ON n.id = c.node_id \
-       WHERE c.id = $3 AND n.id = $4 AND n.lease_until > $5) \
-     AND EXISTS (SELECT 1 FROM issue i JOIN subscription s ON s.newsletter_id = i.newsletter_id \
-       JOIN subscriber p ON p.id = s.subscriber_id \
-       WHERE i.id = $1 AND i.state = 2 AND delivery.stage <= i.stage \
-       AND NOT EXISTS (SELECT 1 FROM held_provider h WHERE h.issue_id = $1 \
-         AND h.provider = delivery.provider AND h.stage < delivery.stage) \
-       AND s.subscriber_id = delivery.subscriber_id AND s.state = 1 \
-       AND (s.paused_until IS NULL OR s.paused_until <= $5) \
-       AND p.address IS NOT NULL AND p.provider = delivery.provider \
-       AND NOT EXISTS (SELECT 1 FROM suppression x WHERE x.address_hash = p.address_hash))";
+/// released (to the copy's provider too), and whose reader is subscribed, not paused, not suppressed
+/// and still at the provider the limits were asked about. When it cannot be committed, nothing is
+/// sent.
+///
+/// What it asks of the issue is asked once a statement, not once a copy.
+pub(super) const HAND_OFF: &str = gate!("subscriber_id IN (SELECT value FROM json_each($2))");
+pub(super) const HAND_OFF_RANGE: &str = gate!("subscriber_id BETWEEN $2 AND $6");
 
 /// The copies that the gate let through, with their readers, as one JSON array: the driver hands
 /// every row over between threads by itself, which costs more than the statement. A handoff that
 /// is asked for again (its COMMIT was answered by an error, and stood) finds the same copies: nobody
 /// else can hold them under this claim, and nobody else was told that they may go.
-pub(super) const HANDED: &str = "SELECT json_group_array(json_array(p.id, p.address, p.name, p.attributes)) \
-     FROM delivery d JOIN subscriber p ON p.id = d.subscriber_id \
-     WHERE d.issue_id = $1 AND d.subscriber_id IN (SELECT value FROM json_each($2)) \
-     AND d.claim_id = $3 AND d.state = 2";
+pub(super) const HANDED: &str = handed!("d.subscriber_id IN (SELECT value FROM json_each($2))");
+pub(super) const HANDED_RANGE: &str = handed!("d.subscriber_id BETWEEN $2 AND $4");
 
 /// Hands off `copies`, which are of `issue` and held by `claim`.
 ///
@@ -46,13 +69,20 @@ pub async fn hand_off(
     node: NodeId,
     issue: IssueId,
     claim: i64,
-    copies: Vec<Claimed>,
+    mut copies: Vec<Claimed>,
     now: Timestamp,
 ) -> db::Result<(Vec<Handed>, Vec<(Claimed, Withheld)>)> {
-    let ids = json_array(copies.iter().filter_map(|copy| subscriber_of(copy.copy)));
-    let gate = tx.query(HAND_OFF).bind(issue).bind(ids.clone()).bind(claim).bind(node).bind(now);
-    gate.execute().await?;
-    let handed: String = tx.query(HANDED).bind(issue).bind(ids).bind(claim).scalar().await?;
+    copies.sort_unstable_by_key(|copy| copy.place);
+    let handed: String = if let Some((first, last)) = range(&copies) {
+        let gate = tx.query(HAND_OFF_RANGE).bind(issue).bind(first).bind(claim).bind(node);
+        gate.bind(now).bind(last).execute().await?;
+        tx.query(HANDED_RANGE).bind(issue).bind(first).bind(claim).bind(last).scalar().await?
+    } else {
+        let ids = json_array(copies.iter().filter_map(|copy| subscriber_of(copy.copy)));
+        let gate = tx.query(HAND_OFF).bind(issue).bind(ids.clone()).bind(claim).bind(node);
+        gate.bind(now).execute().await?;
+        tx.query(HANDED).bind(issue).bind(ids).bind(claim).scalar().await?
+    };
     let readers: Vec<(i64, String, Option<String>, Option<String>)> = json(&handed)?;
     let mut readers: HashMap<i64, _> = readers
         .into_iter()
@@ -69,6 +99,14 @@ pub async fn hand_off(
     }
     let withheld = withhold(tx, issue, claim, rest, now).await?;
     Ok((handed, withheld))
+}
+
+/// The first and the last reader of `copies`, which are in the order of their places, if the claim has
+/// no copy between them that is not among these: then nothing else is meant by the whole range.
+fn range(copies: &[Claimed]) -> Option<(i64, i64)> {
+    let (first, last) = (copies.first()?, copies.last()?);
+    let is_whole = copies.windows(2).all(|two| two[0].place + 1 == two[1].place);
+    is_whole.then_some((subscriber_of(first.copy)?, subscriber_of(last.copy)?))
 }
 
 fn subscriber_of(copy: CopyId) -> Option<i64> {

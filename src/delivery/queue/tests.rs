@@ -1,9 +1,9 @@
 //! What the ledger's statements cost, and what they count.
 
-use super::{COUNT, Claimed, Withheld, claim, count_by, handoff, service, settle};
+use super::{COUNT, Claimed, Lane, Withheld, claim, count_by, handoff, service, settle};
 use crate::{
     db::{Db, OpenOptions, record::record, state::CopyState},
-    id::{CopyId, IssueId, NodeId, ServiceMailId},
+    id::{CopyId, IssueId, NodeId, ServiceMailId, SubscriberId},
     timestamp::Timestamp,
 };
 
@@ -27,10 +27,14 @@ async fn statements_find_their_rows_by_key() {
     for (sql, sorts) in [
         (claim::FIRST_OF_PROVIDER, false),
         (claim::FIRST_OF_OTHERS, false),
+        (claim::CLAIM_OF_PROVIDER, false),
+        (claim::CLAIM_OF_OTHERS, false),
         (claim::DUE, false),
         (claim::CLAIM, false),
         (handoff::HAND_OFF, false),
+        (handoff::HAND_OFF_RANGE, false),
         (handoff::HANDED, false),
+        (handoff::HANDED_RANGE, false),
         (handoff::OBSTACLES, false),
         (settle::ACCEPT, false),
         (settle::SETTLE, false),
@@ -108,6 +112,7 @@ async fn a_service_mail_that_the_gate_holds_back_is_dropped_for_a_reason_only() 
         Claimed {
             copy,
             claim: 1,
+            place: 0,
             claimed_at,
             due_at,
             first_due_at: due_at,
@@ -142,4 +147,123 @@ async fn a_service_mail_that_the_gate_holds_back_is_dropped_for_a_reason_only() 
     tx.commit().await.unwrap();
     assert_eq!((handed.len(), withheld.len()), (1, 0));
     assert_eq!(states(&db).await[0].1, CopyState::HandedOff);
+}
+
+const COPIES: i64 = 24;
+
+/// An issue that is sending, to readers of two providers of whom every seventh has left.
+async fn send_of_two_providers() -> (tempfile::TempDir, Db) {
+    let (folder, db) = database().await;
+    let mut tx = db.begin().await.unwrap();
+    for sql in [
+        "INSERT INTO newsletter (id, uid, slug, name, description, from_name, from_address, reply_to, \
+         subject_pattern, language, postal_address, accent_color, created_at) \
+         VALUES (1, 'a', 'a', 'A', '', '', 'a@news.example', '', '', 'en', '', '', 0)",
+        "INSERT INTO issue (id, uid, newsletter_id, number, subject, state, model, source, created_at, \
+         stage) VALUES (1, 'a', 1, 1, '', 2, '', '', 0, 1)",
+        "INSERT INTO node (id, uid, started_at, lease_until) VALUES (1, 'node', 0, 1000)",
+    ] {
+        tx.query(sql).execute().await.unwrap();
+    }
+    for id in 1..=COPIES {
+        tx.query(
+            "INSERT INTO subscriber (id, address, address_hash, provider, created_at) \
+             VALUES ($1, $2, $3, $4, 0)",
+        )
+        .bind(id)
+        .bind(format!("reader{id}@example.com"))
+        .bind(id.to_le_bytes().to_vec())
+        .bind(id % 2)
+        .execute()
+        .await
+        .unwrap();
+        tx.query(
+            "INSERT INTO subscription (newsletter_id, subscriber_id, state, created_at) \
+             VALUES (1, $1, $2, 0)",
+        )
+        .bind(id)
+        .bind(if id % 7 == 0 { 2_i64 } else { 1 })
+        .execute()
+        .await
+        .unwrap();
+        tx.query(
+            "INSERT INTO delivery (issue_id, subscriber_id, state, stage, provider) \
+             VALUES (1, $1, 0, 1, $2)",
+        )
+        .bind(id)
+        .bind(id % 2)
+        .execute()
+        .await
+        .unwrap();
+    }
+    tx.commit().await.unwrap();
+    (folder, db)
+}
+
+/// Whatever part of a claim is handed off, that part is, and no other copy, whether it is one range
+/// of the claim or comes in pieces.
+#[tokio::test]
+async fn what_is_asked_for_is_handed_off_and_nothing_else() {
+    let (_folder, db) = send_of_two_providers().await;
+    let now = Timestamp::from_microseconds(10);
+    let lanes = [Lane::AllBut("[]".to_owned()), Lane::AllBut("[0]".to_owned()), Lane::Provider(0)];
+    let parts: Vec<Box<dyn Fn(i64) -> bool>> = vec![
+        Box::new(|_| true),
+        Box::new(|id| id <= 8),
+        Box::new(|id| (5..=9).contains(&id)),
+        Box::new(|id| id % 3 == 0),
+        Box::new(|id| id % 5 != 0),
+        Box::new(|id| id == 4 || id == 20),
+        Box::new(|id| id >= COPIES - 1),
+    ];
+    for lane in &lanes {
+        for (number, is_asked) in parts.iter().enumerate() {
+            let mut tx = db.begin().await.unwrap();
+            let claim = claim::open_claim(&mut tx, NodeId(1), now).await.unwrap();
+            let claimed =
+                claim::claim_first_tries(&mut tx, claim, IssueId(1), lane, SubscriberId(2), 1, 16)
+                    .await
+                    .unwrap();
+            let held: Vec<i64> = claimed.iter().map(|copy| reader(copy.copy)).collect();
+            let wanted = |id: i64| match lane {
+                Lane::Provider(provider) => id % 2 == *provider,
+                Lane::AllBut(json) => json == "[]" || id % 2 == 1,
+            };
+            let expected: Vec<i64> = (3..=COPIES).filter(|id| wanted(*id)).take(16).collect();
+            assert_eq!(held, expected, "{lane:?}");
+
+            let asked: Vec<Claimed> =
+                claimed.into_iter().rev().filter(|copy| is_asked(reader(copy.copy))).collect();
+            let (handed, withheld) =
+                handoff::hand_off(&mut tx, NodeId(1), IssueId(1), claim.id, asked, now)
+                    .await
+                    .unwrap();
+            let states: Vec<(i64, i64)> = tx
+                .query("SELECT subscriber_id, state FROM delivery ORDER BY subscriber_id")
+                .all()
+                .await
+                .unwrap();
+            for (id, state) in states {
+                let expected = match (held.contains(&id) && is_asked(id), held.contains(&id)) {
+                    (true, _) if id % 7 == 0 => CopyState::Skipped,
+                    (true, _) => CopyState::HandedOff,
+                    (false, true) => CopyState::Claimed,
+                    (false, false) => CopyState::Waiting,
+                };
+                assert_eq!(state, expected as i64, "reader {id}, part {number} of {lane:?}");
+                let goes = handed.iter().any(|copy| reader(copy.claimed.copy) == id);
+                assert_eq!(goes, expected == CopyState::HandedOff, "reader {id}");
+                let stays = withheld.iter().any(|(copy, _)| reader(copy.copy) == id);
+                assert_eq!(stays, expected == CopyState::Skipped, "reader {id}");
+            }
+            tx.rollback().await.unwrap();
+        }
+    }
+}
+
+fn reader(copy: CopyId) -> i64 {
+    match copy {
+        CopyId::Issue { subscriber, .. } => subscriber.0,
+        CopyId::Service(id) => panic!("{id:?}"),
+    }
 }
