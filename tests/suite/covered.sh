@@ -1,6 +1,6 @@
 # Read by the scripts that run real mail servers in a mount namespace, which set $programs, the folder of
-# unpacked programs, and $folder, one for what is covered. Nothing of the machine's own /etc, /usr and
-# /var is changed from here on: they are covered.
+# unpacked programs, and $folder, one for what is covered. Nothing of the machine's own /etc, /usr, /var
+# and /run is changed from here on: they are covered.
 # shellcheck shell=bash
 export LD_LIBRARY_PATH="$programs/usr/lib/x86_64-linux-gnu:$programs/lib/x86_64-linux-gnu"
 covers=$(mktemp -d "$folder/covers.XXXX")
@@ -11,6 +11,8 @@ cover() { mount -t overlay overlay -o "lowerdir=$1,upperdir=$covers/$2,workdir=$
 mount -t overlay overlay -o "lowerdir=$programs/usr:/usr" /usr
 cover /etc etc
 cover /var var
+# Sockets of one run are not those of another: OpenSMTPD starts only where nobody answers at its own.
+mount -t tmpfs tmpfs /run
 
 # Makes sure that there is a user of this name, and a group.
 user() {
