@@ -1,4 +1,4 @@
-//! How readers are dealt over the stages of an issue: each gets a place by his number, the places are
+//! How readers are dealt over the stages of an issue: each gets a place by their number, the places are
 //! spread evenly over the readers whoever they are, and the next issue deals anew.
 //!
 //! A place is `(number × multiplier + offset) mod PLACES`. Which stage it falls into the statement that
