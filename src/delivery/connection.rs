@@ -403,5 +403,6 @@ impl Connection {
         }
         self.hand.give_back(&self.shared, self.worker, 0).await;
         self.hand.end(&self.shared, self.worker);
+        self.ahead = Ahead::default();
     }
 }

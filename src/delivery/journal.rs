@@ -141,8 +141,8 @@ impl Journal {
     /// Announces the transaction that hands copies off, by its number; to be called before its commit.
     ///
     /// # Errors
-    /// When the line cannot be written. It is written before any other then; until it is, a crash leaves
-    /// a journal that is not believed.
+    /// When the line cannot be written: then nothing may be handed off. It is written before any other
+    /// line.
     pub fn announce(&self, handoffs: i64) -> io::Result<()> {
         let mut state = self.lock();
         state.handoffs = handoffs;

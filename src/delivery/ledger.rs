@@ -245,9 +245,8 @@ impl Writer {
         if !done.handed.is_empty() {
             let handoffs = mark::count(&mut tx).await?;
             done.mark = Some(handoffs);
-            if let Err(error) = self.journal.announce(handoffs) {
-                warn!(%error, "the journal cannot be written; no message ends until it can");
-            }
+            // A handoff that the journal does not know of would make it unbelievable.
+            self.journal.announce(handoffs)?;
         }
         watch.lap(Step::HandOff);
         for (wanted, limit) in &group.claims {

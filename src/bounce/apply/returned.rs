@@ -248,7 +248,8 @@ pub(super) struct Arrived<'a> {
 impl Arrived<'_> {
     pub(super) async fn apply(&self, tx: &mut Tx, named: Option<Named>) -> db::Result<Outcome> {
         let about = self.report.about(&self.reader.address);
-        let given_up = about.is_some_and(ReportedRecipient::is_given_up);
+        // Of a provider's event more is known than words: it still tries.
+        let given_up = self.class.is_none() && about.is_some_and(ReportedRecipient::is_given_up);
         // A report on several recipients says of each how it went.
         let kind = match (self.report.kind, about.and_then(|about| about.action)) {
             (Kind::Failed | Kind::Delayed, _) if given_up => Kind::Failed,

@@ -70,7 +70,8 @@ pub(in crate::cli) struct ResolveArgs {
     #[arg(long, group = "which")]
     all: bool,
     /// Those that the log of a Postfix relay knows about, by Message-ID; `-` reads standard input,
-    /// several files are read in their order, and those that gzip compressed are unpacked
+    /// several files are read in their order, which must be the oldest first, and those that gzip
+    /// compressed are unpacked
     #[arg(long, value_name = "FILE", group = "which", conflicts_with_all = ["how", "reason"])]
     postfix_log: Vec<PathBuf>,
     /// What became of them

@@ -75,8 +75,8 @@ impl Connection {
             return composed.map_err(|error| error.to_string());
         }
         let mut made = self.ahead.take(handed);
-        if made.is_none() {
-            self.ahead.finish().await?;
+        // A batch in which one fails by a defect is lost: it is no fault of this copy.
+        if made.is_none() && self.ahead.finish().await.is_ok() {
             made = self.ahead.take(handed);
         }
         if made.is_none() {
@@ -152,6 +152,15 @@ mod tests {
             name: None,
             attributes: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_failed_is_over() {
+        let making = tokio::spawn(async { panic!("a defect") });
+        let mut ahead = Ahead { making: Some(making), ..Ahead::default() };
+        assert!(ahead.finish().await.is_err());
+        assert!(ahead.making.is_none() && ahead.finish().await.is_ok());
+        assert!(ahead.take(&handed(1, "ada@example.com")).is_none());
     }
 
     #[test]

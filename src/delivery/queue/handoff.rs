@@ -101,12 +101,18 @@ pub async fn hand_off(
     Ok((handed, withheld))
 }
 
+/// How many rows are walked over for each that is meant, at most: then a list costs less.
+const SPARSE: i64 = 4;
+
 /// The first and the last reader of `copies`, which are in the order of their places, if the claim has
-/// no copy between them that is not among these: then nothing else is meant by the whole range.
+/// no copy between them that is not among these: then nothing else is meant by the whole range. None
+/// where they are far apart, as those of a small stage or of copies put off are.
 fn range(copies: &[Claimed]) -> Option<(i64, i64)> {
-    let (first, last) = (copies.first()?, copies.last()?);
+    let first = subscriber_of(copies.first()?.copy)?;
+    let last = subscriber_of(copies.last()?.copy)?;
     let is_whole = copies.windows(2).all(|two| two[0].place + 1 == two[1].place);
-    is_whole.then_some((subscriber_of(first.copy)?, subscriber_of(last.copy)?))
+    let is_dense = last - first < SPARSE * copies.len() as i64;
+    (is_whole && is_dense).then_some((first, last))
 }
 
 fn subscriber_of(copy: CopyId) -> Option<i64> {
